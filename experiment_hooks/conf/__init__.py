@@ -1,0 +1,1 @@
+"""Configuration for other people's Hydra apps; Hydra wants a package here."""

@@ -1,0 +1,125 @@
+"""Q-learning that balances poles in a vector environment, watched by one wrapper.
+
+All that concerns Episight here is ``open_run`` and ``EpisightVectorWrapper``: each of
+the environments has its own open episode. An episode is a success when it is
+``truncated``, that is when the pole still stands at the time limit of 500 steps.
+"""
+
+from dataclasses import asdict, dataclass
+
+import gymnasium
+import numpy as np
+
+import experiment_hooks as eh
+from experiment_hooks.integrations.gymnasium import EpisightVectorWrapper
+from experiments.linear import Bools, Floats, Ints, Memory, Tiles
+from experiments.pictures import Picture, cart
+
+SPANS = (2.4, 3.0, 0.21, 3.0)  # position, velocity, angle, its velocity: +-, m, rad, s
+
+
+@dataclass(frozen=True)
+class CartPole:
+    """What is to be learned and how; called, it does so.
+
+    Attributes:
+        seed: of everything random.
+        environments: stepped together, with one policy.
+        episodes: in all environments and epochs together.
+        epochs: parts of them that a line is printed for.
+        epsilon: share of random actions at the start; falls to 0.
+        alpha: step size, over all tilings.
+        gamma: what the next step's value counts for.
+        batch: transitions learned from at each step of the environments.
+        memory: the newest transitions, from which those are drawn.
+    """
+
+    seed: int = 0
+    environments: int = 8
+    episodes: int = 2000
+    epochs: int = 20
+    epsilon: float = 0.05
+    alpha: float = 0.05
+    gamma: float = 0.99
+    batch: int = 64
+    memory: int = 50_000
+
+    def __call__(self) -> float:
+        """Learn; return the share of successes in the last epoch."""
+        with eh.open_run(
+            "cartpole",
+            config=asdict(self),
+            info={"seed": self.seed, "alpha": self.alpha},
+            expected_episodes={"train": self.episodes},
+            expected_epochs={"train": self.epochs},
+            success={"truncated"},
+            stoppable=True,
+        ):
+            return Learner(self).learn()
+
+
+class Learner:
+    """The action values, and the transitions they are learned from."""
+
+    def __init__(self, plan: CartPole) -> None:
+        self.plan = plan
+        self.tiles = Tiles(SPANS)
+        self.weights = np.zeros((self.tiles.size, 2))
+        self.memory = Memory(plan.memory, self.tiles.tilings)
+        self.rng = np.random.default_rng(plan.seed)
+        self.epsilon = plan.epsilon
+        envs = gymnasium.make_vec("CartPole-v1", plan.environments, "sync")
+        self.envs = EpisightVectorWrapper(envs, scores=self.values, images=picture)
+
+    def values(self, observation: Floats) -> dict[str, float]:
+        """The action values, for who looks at an episode."""
+        left, right = self.weights[self.tiles(observation)].sum(axis=0)
+        return {"left": left, "right": right}
+
+    def learn(self) -> float:
+        """Go through the epochs, a printed line each."""
+        plan, success = self.plan, 0.0
+        now = self.tiles(self.envs.reset(seed=plan.seed)[0])
+        ended = np.zeros(plan.environments, np.bool_)
+        for epoch in range(plan.epochs):
+            self.envs.epoch = epoch
+            self.epsilon = plan.epsilon * (1 - epoch / plan.epochs)
+            fell = stood = 0
+            while fell + stood < plan.episodes // plan.epochs:
+                now, terminated, truncated = self._step(now, ended)
+                ended = terminated | truncated
+                fell += int(terminated.sum())
+                stood += int(truncated.sum())
+            success = stood / max(fell + stood, 1)
+            print(
+                f"epoch {epoch + 1:2} of {plan.epochs}: success {success:4.0%}",
+                flush=True,
+            )
+        self.envs.close()
+        return success
+
+    def _step(self, now: Ints, ended: Bools) -> tuple[Ints, Bools, Bools]:
+        """A step of all; those that ended in the one before are reset by it."""
+        actions = self.weights[now].sum(axis=1).argmax(axis=1)
+        random = self.rng.random(len(actions)) < self.epsilon
+        actions[random] = self.rng.integers(2, size=random.sum())
+        observations, _, terminated, truncated, _ = self.envs.step(actions)
+        then = self.tiles(observations)
+        for place in np.flatnonzero(~ended):
+            self.memory.add(now[place], actions[place], then[place], terminated[place])
+        self._update()
+        return then, terminated, truncated
+
+    def _update(self) -> None:
+        plan, weights = self.plan, self.weights
+        now, action, then, fell = self.memory.sample(self.rng, plan.batch)
+        best = weights[then].sum(axis=1).max(axis=1)
+        target = np.where(fell, 0.0, 1.0 + plan.gamma * best)
+        error = target - weights[now, action[:, None]].sum(axis=1)
+        step = plan.alpha / self.tiles.tilings
+        weights[now, action[:, None]] += step * error[:, None]
+
+
+def picture(observation: Floats) -> dict[str, Picture]:
+    """What a pole looks like, for who looks at its episode."""
+    return {"cart": cart(observation[0], observation[2])}

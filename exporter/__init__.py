@@ -1,0 +1,1 @@
+"""The exporter: what sources say becomes metrics, traces and a live page."""

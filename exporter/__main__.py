@@ -1,0 +1,65 @@
+"""``python -m exporter``: Hydra composes the settings, the app runs until a signal.
+
+The only module that imports Hydra. Exit status: 0 after SIGTERM or Ctrl-C, 2 when it
+cannot start (one line says what to change).
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from exporter.app import App, StartError
+from exporter.journal import JournalError
+from exporter.settings import Settings, SettingsError
+
+# In a wheel the configuration lies beside this file; in a checkout in its own folder.
+_HERE = Path(__file__).resolve().parent
+_CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+
+
+def run(config: DictConfig) -> int:
+    """Run an exporter until SIGTERM or Ctrl-C; returns the exit status."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+        settings = Settings.of(values)  # type: ignore[arg-type]
+        with App(settings, os.environ):
+            stop.wait()
+            logging.getLogger("exporter").info("stopping")
+    except (StartError, JournalError, SettingsError, OmegaConfBaseException) as error:
+        print(f"episight: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@hydra.main(version_base=None, config_path=str(_CONF), config_name="exporter")
+def _hydra_main(config: DictConfig) -> None:
+    status = run(config)
+    # Hydra has no way to return a status; nothing is left to be done after this.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    """The command ``episight-exporter``."""
+    _hydra_main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,558 @@
+"""The exporter's side of the socket: who is there, what they send, what they are told.
+
+One thread owns the ROUTER socket and never leaves its poll for long. Records go to the
+inbox and are acknowledged when the writer says that they are committed; of samples only
+the newest is kept. Anything that cannot be read is counted with its reason; the sender
+of it is answered or dropped, everybody else is unaffected.
+"""
+
+import logging
+import math
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import zmq
+
+from experiment_hooks import wire
+from exporter import checks
+from exporter.state import SKEW_SHOWN
+from exporter.verdict import Link
+
+logger = logging.getLogger("exporter")
+
+TICK = 1.0
+SILENT = 2.5
+"""Seconds after which a silent connection is probed."""
+MAX_WAITING_RECORDS = 200_000
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+OFFSET_WINDOW = 60.0
+"""Seconds after which an older estimate of a source's clock is forgotten."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """One connection of a source that has said hello."""
+
+    identity: bytes
+    hello: wire.Hello
+    run: str
+    link: Link
+    offset: float
+    """The source's clock is behind ours by so much: the least delay seen in a while."""
+    before: float = math.inf
+    window_ends: float = 0.0
+    probed: float = 0.0
+
+    @property
+    def skew(self) -> float:
+        """Seconds to add to the source's clock; 0 where the clocks agree well."""
+        least = min(self.offset, self.before)
+        return least if abs(least) > SKEW_SHOWN else 0.0
+
+    def heard(self, now: float, sent: float) -> None:
+        """A message has come that the source sent at a time of its own clock."""
+        self.link.heard = now
+        self.link.gone_since = None
+        offset = now - sent
+        if 0.0 <= self.window_ends - now <= OFFSET_WINDOW:
+            self.offset = min(self.offset, offset)
+        else:  # either clock may have been set meanwhile
+            self.before, self.offset = self.offset, offset
+            self.window_ends = now + OFFSET_WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One record that came, not yet committed."""
+
+    peer: Peer
+    seq: int
+    data: bytes
+    record: wire.AnyRecord
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A source's newest sample."""
+
+    sample: wire.Sample
+    parts: list[bytes]
+    received: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A connection that was refused, for people to see."""
+
+    at: float
+    who: str
+    sentence: str
+
+
+@dataclass
+class Counts:
+    """What ingest has seen; written by its thread only, read by anybody."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    samples: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Inbox:
+    """What ingest hands to the writer: records in order, and the newest samples."""
+
+    def __init__(self) -> None:
+        self.records: SimpleQueue[Arrival | None] = SimpleQueue()
+        self._put_bytes = 0  # written by ingest
+        self._taken_bytes = 0  # written by the writer
+        self._newest: dict[bytes, Newest] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more should be put."""
+        waiting = self._put_bytes - self._taken_bytes
+        return waiting > MAX_WAITING_BYTES or self.records.qsize() > MAX_WAITING_RECORDS
+
+    def put(self, arrival: Arrival) -> None:
+        """Hand over a record."""
+        self._put_bytes += len(arrival.data)
+        self.records.put(arrival)
+
+    def wake(self) -> None:
+        """Let the writer look up, though there is no record."""
+        self.records.put(None)
+
+    def take(self, timeout: float, most: int) -> list[Arrival]:
+        """The records that wait, at most so many; waits for the first."""
+        found: list[Arrival] = []
+        try:
+            one = self.records.get(timeout=timeout)
+            while True:
+                if one is not None:
+                    found.append(one)
+                if len(found) >= most:
+                    break
+                one = self.records.get_nowait()
+        except Empty:
+            pass
+        self._taken_bytes += sum(len(arrival.data) for arrival in found)
+        return found
+
+    def put_sample(self, source: bytes, newest: Newest) -> bool:
+        """Keep a source's newest sample; whether one was dropped that was not taken."""
+        with self._lock:
+            known = self._newest.get(source)
+            if known is None or known.sample.number <= newest.sample.number:
+                self._newest[source] = newest
+        return known is not None
+
+    def take_samples(self) -> dict[bytes, Newest]:
+        """The newest sample of each source that has sent one since the last call."""
+        with self._lock:
+            found, self._newest = self._newest, {}
+        return found
+
+
+class Ingest(threading.Thread):
+    """The thread that owns the ROUTER socket.
+
+    Args:
+        host: the address to bind.
+        port: 0 takes a free one; see :attr:`address`.
+        inbox: where records and samples go.
+        place: gives the shown id of the run that a hello belongs to.
+        on_sample: called with each sample, for what is shown and not committed.
+        page: the address of a run's page.
+        clock: Unix seconds.
+
+    Raises:
+        OSError: the port cannot be bound.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        inbox: Inbox,
+        place: Callable[[wire.Hello], str],
+        on_sample: Callable[[str, bytes, Newest], None],
+        page: Callable[[str], str],
+        version: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name="ingest", daemon=True)
+        self.counts = Counts()
+        self.refusals: deque[Refusal] = deque(maxlen=20)
+        self.links: dict[bytes, Link] = {}
+        self._inbox = inbox
+        self._place = place
+        self._on_sample = on_sample
+        self._page = page
+        self._version = version
+        self._clock = clock
+        self._peers: dict[bytes, Peer] = {}
+        self._of_source: dict[bytes, Peer] = {}
+        # Filled by other threads, emptied by this one after a byte on the wake socket.
+        self._acks: deque[list[tuple[Peer, int]]] = deque()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._watched: frozenset[str] = frozenset()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._closing = False
+        self._deaf = False
+        self._complained: Counter[str] = Counter()
+        self._zmq = zmq.Context()
+        self._zmq.set(zmq.MAX_SOCKETS, 4096)
+        self._socket = self._zmq.socket(zmq.ROUTER)
+        self.address = self._bind(host, port)
+
+    def _bind(self, host: str, port: int) -> str:
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.LINGER, 200),
+            (zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES),
+            (zmq.HEARTBEAT_IVL, 5000),
+            (zmq.HEARTBEAT_TIMEOUT, 15000),
+            (zmq.HANDSHAKE_IVL, 10000),
+            (zmq.BACKLOG, 4096),
+        ):
+            self._socket.setsockopt(option, value)
+        if ":" in host:
+            self._socket.setsockopt(zmq.IPV6, 1)
+            host = f"[{host}]"
+        try:
+            self._socket.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self._shut()
+            raise OSError(error.errno, str(error)) from error
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    # --- called by other threads -----------------------------------------------------
+
+    def acknowledge(self, committed: list[tuple[Peer, int]]) -> None:
+        """The writer has committed these records."""
+        self._acks.append(committed)
+        self._wake()
+
+    def watch(self, runs: Iterable[str]) -> None:
+        """These runs, and no others, are looked at now."""
+        wanted = frozenset(runs)
+        self._order(lambda: self._set_watched(wanted))
+
+    def command(self, source: bytes, command: wire.Command) -> None:
+        """Give a command to a source, if it is connected."""
+        self._order(lambda: self._give(source, command))
+
+    def forget(self, sources: list[bytes]) -> None:
+        """Nobody will ask any more for the links of these, where they are not here."""
+        self._order(lambda: self._forget(sources))
+
+    def is_gone(self, source: bytes) -> bool:
+        """Whether the connection of a source is known to be gone; from any thread."""
+        link = self.links.get(source)
+        return link is not None and link.gone_since is not None
+
+    def stop_receiving(self) -> None:
+        """Take nothing more from sources; what is committed is still acknowledged."""
+        self._deaf = True
+        self._wake()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Answer what is committed, close, end the thread; again: nothing."""
+        if not self._closing:
+            self._closing = True
+            self._wake()
+        if self.is_alive():
+            self.join(timeout)
+        elif not self._socket.closed:
+            self._shut()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.append(order)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._wake_write.send(b"\0")
+        except OSError:  # full: it will wake; closed: nothing to wake
+            pass
+
+    # --- the thread -------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Receive, answer, probe, until closed."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        next_tick = time.monotonic()
+        try:
+            while not self._closing:
+                if self._deaf:
+                    poller.modify(self._socket, 0)
+                wait = max(0.0, next_tick - time.monotonic())
+                ready = dict(poller.poll(int(wait * 1000) + 1))
+                if self._socket in ready and not self._deaf:
+                    self._receive()
+                if self._wake_read.fileno() in ready:
+                    self._obey()
+                if time.monotonic() >= next_tick:
+                    next_tick = time.monotonic() + TICK
+                    self._probe()
+            self._obey()
+        except Exception:
+            logger.exception("ingest failed")
+            raise
+        finally:
+            self._shut()
+
+    def _shut(self) -> None:
+        self._socket.close()
+        self._zmq.term()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def _receive(self) -> None:
+        now = self._clock()
+        for _ in range(500):
+            try:
+                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except zmq.ZMQError as error:
+                self._reject("socket", str(error))
+                return
+            try:
+                self._dispatch(identity, parts, now)
+            except wire.WireError as error:
+                self._reject(error.reason, f"{self._who(identity)}: {error}")
+            except Exception as error:
+                self._reject("internal", f"{self._who(identity)}: {error!r}")
+
+    def _dispatch(self, identity: bytes, parts: list[bytes], now: float) -> None:
+        if not parts or len(parts) > wire.MAX_PARTS:
+            raise wire.MalformedError(f"a message of {len(parts)} parts")
+        peer = self._peers.get(identity)
+        try:
+            message = wire.decode_from_source(parts[0])
+        except wire.WireError:
+            if peer is None and self._refuse_other_protocol(identity, parts[0], now):
+                return
+            raise
+        checks.check_time(message.sent)
+        if isinstance(message, wire.Hello):
+            self._greet(identity, message, now)
+            return
+        if peer is None:
+            self._send(identity, wire.Who())
+            return
+        peer.heard(now, message.sent)
+        if isinstance(message, wire.Records):
+            self._take_records(peer, message, parts[1:], now)
+        elif isinstance(message, wire.Sample):
+            self._take_sample(peer, message, parts[1:], now)
+        else:
+            self.counts.samples["heartbeat"] += 1
+
+    def _refuse_other_protocol(self, identity: bytes, head: bytes, now: float) -> bool:
+        """A hello of another version may have another shape: see only its number."""
+        value = wire.decode_plain(head)
+        if not isinstance(value, dict) or value.get("kind") != "hello":
+            return False
+        number = value.get("protocol")
+        if number == wire.PROTOCOL:
+            return False
+        self._refuse_protocol(identity, str(value.get("host", "")), number, now)
+        return True
+
+    def _refuse_protocol(
+        self, identity: bytes, who: str, number: object, now: float
+    ) -> None:
+        sentence = (
+            f"these hooks speak protocol {number!s:.10}, this exporter "
+            f"{self._version} speaks {wire.PROTOCOL}: install the same version of "
+            "episight on both sides"
+        )
+        self._refuse(identity, who, wire.Refused("protocol", sentence), now)
+
+    def _refuse(
+        self, identity: bytes, who: str, refused: wire.Refused, now: float
+    ) -> None:
+        self.counts.rejected[refused.reason] += 1
+        who = who[:100] or "unknown host"
+        self.refusals.append(Refusal(now, who, refused.sentence))
+        self._send(identity, refused)
+
+    def _greet(self, identity: bytes, hello: wire.Hello, now: float) -> None:
+        if hello.protocol != wire.PROTOCOL:
+            self._refuse_protocol(identity, hello.host, hello.protocol, now)
+            return
+        if not checks.is_run_id(hello.run):
+            sentence = (
+                f"{hello.run[:50]!r} cannot be a run's id: "
+                "use letters, digits and ._:@+=- (at most 128)"
+            )
+            self._refuse(identity, hello.host, wire.Refused("run_id", sentence), now)
+            return
+        run = self._place_of(hello)
+        link = self.links.setdefault(hello.source, Link(now))
+        link.heard, link.gone_since = now, None
+        here = self._peers.get(identity)
+        if here is not None and here.hello.source != hello.source:
+            self._gone(identity)  # this connection spoke for another source before
+        peer = Peer(identity, hello, run, link, offset=now - hello.sent)
+        peer.window_ends = now + OFFSET_WINDOW
+        self._peers[identity] = peer
+        before = self._of_source.get(hello.source)
+        if before is not None and before.identity != identity:
+            self._peers.pop(before.identity, None)  # an older connection of it
+        self._of_source[hello.source] = peer
+        self._send(
+            identity,
+            wire.Welcome(
+                protocol=wire.PROTOCOL,
+                time=now,
+                version=self._version,
+                run=run,
+                url=self._page(run),
+                watched=run in self._watched,
+            ),
+        )
+
+    def _place_of(self, hello: wire.Hello) -> str:
+        if hello.resume and hello.source not in self._of_source:
+            # Whoever had the run may have been killed a moment ago: ask now.
+            for peer in list(self._peers.values()):
+                if hello.run in (peer.run, peer.hello.run):
+                    self._send(peer.identity, wire.Ping())
+        return self._place(hello)
+
+    def _take_records(
+        self, peer: Peer, message: wire.Records, parts: list[bytes], now: float
+    ) -> None:
+        if len(parts) != len(message.seqs):
+            raise wire.MalformedError("as many sequence numbers as records, please")
+        if self._inbox.full:
+            # Not acknowledged: the source keeps them and sends them again.
+            self.counts.dropped["records_deferred"] += len(parts)
+            return
+        useless: list[tuple[Peer, int]] = []
+        for seq, data in zip(message.seqs, parts, strict=True):
+            try:
+                record = wire.decode_record(data)
+                if record.source != peer.hello.source or record.seq != seq:
+                    raise wire.MalformedError("a record of another source or number")
+                checks.check_record(record)
+            except wire.WireError as error:
+                # It will never get better: acknowledged, so that it is not sent again.
+                self._reject(error.reason, f"{self._who(peer.identity)}: {error}")
+                useless.append((peer, seq))
+                continue
+            self.counts.records[str(record.__struct_config__.tag)] += 1
+            self._inbox.put(Arrival(peer, seq, data, record, now))
+        if useless:
+            self._acknowledge(useless)
+
+    def _take_sample(
+        self, peer: Peer, sample: wire.Sample, parts: list[bytes], now: float
+    ) -> None:
+        checks.check_sample(sample)
+        self.counts.samples["sample"] += 1
+        self._send(peer.identity, wire.Ack(sample=sample.number))
+        newest = Newest(sample, parts, now)
+        if self._inbox.put_sample(peer.hello.source, newest):
+            self.counts.dropped["replaced"] += 1
+        if sample.moments or sample.streams:
+            self._on_sample(peer.run, peer.hello.source, newest)
+
+    def _obey(self) -> None:
+        try:
+            while len(self._wake_read.recv(4096)) == 4096:
+                pass
+        except OSError:
+            pass
+        while self._orders:
+            try:
+                self._orders.popleft()()
+            except Exception as error:
+                self._reject("internal", f"an order failed: {error!r}")
+        while self._acks:
+            self._acknowledge(self._acks.popleft())
+
+    def _acknowledge(self, committed: list[tuple[Peer, int]]) -> None:
+        by_peer: dict[bytes, list[int]] = {}
+        for peer, seq in committed:
+            # The source may have come back on another connection meanwhile.
+            now = self._of_source.get(peer.hello.source, peer)
+            by_peer.setdefault(now.identity, []).append(seq)
+        for identity, seqs in by_peer.items():
+            self._send(identity, wire.Ack(records=wire.ranges(seqs)))
+
+    def _set_watched(self, wanted: frozenset[str]) -> None:
+        changed, self._watched = wanted ^ self._watched, wanted
+        for peer in list(self._peers.values()):
+            if peer.run in changed:
+                self._send(peer.identity, wire.Watch(on=peer.run in wanted))
+
+    def _give(self, source: bytes, command: wire.Command) -> None:
+        peer = self._of_source.get(source)
+        if peer is not None:
+            self._send(peer.identity, command)
+
+    def _forget(self, sources: list[bytes]) -> None:
+        for source in sources:
+            if source not in self._of_source:
+                self.links.pop(source, None)
+
+    def _probe(self) -> None:
+        """Find out which silent connections are gone: nothing can be sent there."""
+        now = self._clock()
+        for link in list(self.links.values()):
+            link.clock_is(now)
+        for peer in list(self._peers.values()):
+            if now - peer.link.heard > SILENT and now - peer.probed > SILENT:
+                peer.probed = now
+                self._send(peer.identity, wire.Ping())
+
+    def _send(self, identity: bytes, message: wire.FromExporter) -> None:
+        try:
+            self._socket.send_multipart([identity, wire.encode(message)], zmq.NOBLOCK)
+        except zmq.Again:  # it does not read: it will ask, or send again
+            self.counts.dropped["slow_source"] += 1
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                self._gone(identity)
+            else:
+                self._reject("socket", str(error))
+
+    def _gone(self, identity: bytes) -> None:
+        peer = self._peers.pop(identity, None)
+        if peer is None:
+            return
+        if self._of_source.get(peer.hello.source) is peer:
+            del self._of_source[peer.hello.source]
+            peer.link.gone_since = peer.link.gone_since or self._clock()
+
+    # --- saying what went wrong -------------------------------------------------------
+
+    def _who(self, identity: bytes) -> str:
+        peer = self._peers.get(identity)
+        if peer is None:
+            return "an unknown connection"
+        return f"{peer.hello.host[:100]!r}, process {peer.hello.pid}, run {peer.run!r}"
+
+    def _reject(self, reason: str, detail: str) -> None:
+        self.counts.rejected[reason] += 1
+        self._complained[reason] += 1
+        seen = self._complained[reason]
+        if seen & (seen - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+            logger.warning("rejected (%s, %d so far): %s", reason, seen, detail[:500])

@@ -1,0 +1,439 @@
+"""The exporter's disk: one SQLite file, written by one thread.
+
+Owns the file. The writer thread calls :meth:`Journal.commit` and nobody else writes;
+:class:`Reader` opens connections of its own, for any thread. What ``commit`` returned
+from is on disk (WAL, ``synchronous=FULL``).
+
+Tables: ``records`` recognises every record by (source, seq) and keeps the bytes of all
+but episode ends; ``episodes`` keeps those, a row an episode, and is the outbox of
+traces too; ``totals`` the newest totals of each source that has not closed; ``losses``
+which sources are lost.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from experiment_hooks import wire
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    source BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    at REAL NOT NULL,
+    data BLOB,
+    UNIQUE (source, seq)
+) STRICT;
+CREATE TABLE episodes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    source BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    mode TEXT NOT NULL,
+    outcome TEXT,
+    at REAL NOT NULL,
+    trace INTEGER NOT NULL,
+    late INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (source, number)
+) STRICT;
+CREATE INDEX episodes_of_run ON episodes (run, id);
+CREATE INDEX episodes_to_send ON episodes (id) WHERE trace = 1;
+CREATE TABLE totals (
+    source BLOB PRIMARY KEY,
+    run TEXT NOT NULL,
+    at REAL NOT NULL,
+    data BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE losses (
+    source BLOB PRIMARY KEY,
+    at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+_EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
+_VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
+TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2
+LOST_OUTCOME = None
+"""An episode that the exporter closed has no outcome: nobody said one."""
+LOST = "lost"
+"""What is shown in the place of that."""
+MAX_IDLE = 8
+
+
+class JournalError(Exception):
+    """The journal cannot be used; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record to commit: its place, its bytes, and what is in it.
+
+    ``at`` is the record's time by the exporter's clock, Unix seconds.
+    """
+
+    run: str
+    at: float
+    data: bytes
+    record: wire.AnyRecord
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A source's newest sample, without its moment, to commit."""
+
+    run: str
+    source: bytes
+    at: float
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One episode as the journal has it.
+
+    ``outcome`` is None where it was lost; ``late`` whether its end came after it was
+    closed as lost, ``told_lost`` whether its trace had been delivered as lost by then.
+    """
+
+    id: int
+    run: str
+    at: float
+    late: bool
+    outcome: str | None
+    episode: wire.EpisodeEnded
+    told_lost: bool = False
+
+
+@dataclass
+class Batch:
+    """What one commit makes durable together.
+
+    Attributes:
+        entries: new records.
+        totals: the newest totals of some sources.
+        closed: sources whose last record is among the entries.
+        lost: sources that are lost, and since when.
+        returned: lost sources that were heard again.
+        lost_episodes: ends of open episodes, told by the exporter.
+        sent: rows of episodes whose traces were delivered.
+        deleted: runs to forget, each with its sources.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    totals: list[Totals] = field(default_factory=list)
+    closed: list[bytes] = field(default_factory=list)
+    lost: list[tuple[bytes, float]] = field(default_factory=list)
+    returned: list[bytes] = field(default_factory=list)
+    lost_episodes: list[Entry] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    deleted: list[tuple[str, list[bytes]]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
+
+
+class Journal:
+    """The writer's side. A context manager; ``close`` may be called again.
+
+    Args:
+        path: the file; its directory is made.
+        traces: whether ended episodes are to be sent as traces.
+
+    Raises:
+        JournalError: it is in use, cannot be written, or is of a newer version.
+    """
+
+    def __init__(self, path: Path, *, traces: bool) -> None:
+        self.path = path
+        self._traces = traces
+        self._closed = False
+        with ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = _lock(path)
+                opened.callback(self._lock.close)
+                self._db = sqlite3.connect(
+                    path, isolation_level=None, check_same_thread=False
+                )
+                opened.callback(self._db.close)
+                self._prepare()
+            except (OSError, sqlite3.Error) as error:
+                raise JournalError(
+                    f"the journal {path} cannot be used: {error}; "
+                    "set journal.path to a file that can be written"
+                ) from error
+            opened.pop_all()  # close() does it from now on
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA wal_autocheckpoint=4000")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise JournalError(
+                f"the journal {self.path} is of version {version}, this exporter knows "
+                f"{VERSION}: use a newer episight, or set journal.path to a new file"
+            )
+        if version == 0:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+
+    def commit(self, batch: Batch) -> None:
+        """Make a batch durable, all of it or nothing.
+
+        Raises:
+            sqlite3.Error: it could not be written; nothing of it is there.
+        """
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._write(batch)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _write(self, batch: Batch) -> None:
+        db = self._db
+        trace = TRACE_PENDING if self._traces else TRACE_NONE
+        db.executemany(
+            "INSERT INTO records (run, source, seq, at, data) VALUES (?, ?, ?, ?, ?)",
+            [_record_row(entry) for entry in batch.entries],
+        )
+        ends = [
+            _episode_row(entry, entry.record.outcome, trace)
+            for entry in batch.entries
+            if isinstance(entry.record, wire.EpisodeEnded)
+        ]
+        # A late end replaces the row of a lost episode: late is 1, or 2 where the lost
+        # one's trace was delivered, which then gets a late root beside its first.
+        # An episode that has ended stays as it is, whatever comes.
+        db.executemany(
+            f"INSERT OR REPLACE INTO episodes ({_EPISODE}) SELECT {_VALUES}, "
+            f"ifnull((SELECT 1 + (trace = {TRACE_DONE}) FROM episodes"
+            " WHERE source = ?2 AND number = ?3), 0) "
+            "WHERE NOT EXISTS (SELECT 1 FROM episodes"
+            " WHERE source = ?2 AND number = ?3 AND outcome IS NOT NULL)",
+            ends,
+        )
+        db.executemany(
+            f"INSERT OR IGNORE INTO episodes ({_EPISODE}) VALUES ({_VALUES}, 0)",
+            [_episode_row(one, LOST_OUTCOME, trace) for one in batch.lost_episodes],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?)",
+            [(t.source, t.run, t.at, t.data) for t in batch.totals],
+        )
+        _each(db, "DELETE FROM totals WHERE source = ?", batch.closed)
+        db.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?)", batch.lost)
+        _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
+        _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
+        for run, sources in batch.deleted:
+            for table in ("records", "totals", "losses"):
+                _each(db, f"DELETE FROM {table} WHERE source = ?", sources)
+            db.execute("DELETE FROM episodes WHERE run = ?", (run,))
+
+    def probe(self) -> None:
+        """Find out whether it can be written.
+
+        Raises:
+            sqlite3.Error: it cannot.
+        """
+        self._db.execute(f"PRAGMA user_version={VERSION}")
+
+    def replay(self) -> Iterator[tuple[str, float, wire.AnyRecord | None, bytes, int]]:
+        """Every record ever committed: (run, at, record, source, seq).
+
+        All but episode ends come first, in the order of their commit, then those; a
+        record whose bytes cannot be read any more is None.
+        """
+        for run, source, seq, at, data in self._db.execute(
+            "SELECT run, source, seq, at, data FROM records ORDER BY id"
+        ):
+            yield run, at, None if data is None else _decoded(data), source, seq
+        for run, at, data, source in self._db.execute(
+            "SELECT run, at, data, source FROM episodes"
+            " WHERE outcome IS NOT NULL ORDER BY id"
+        ):
+            yield run, at, _decoded(data), source, 0
+
+    def lost_episodes(self) -> list[tuple[bytes, int]]:
+        """Episodes that were closed for a lost source: (source, number)."""
+        return self._db.execute(
+            "SELECT source, number FROM episodes WHERE outcome IS NULL"
+        ).fetchall()
+
+    def late_episodes(self) -> list[tuple[str, str, int]]:
+        """How many ends came after the episode was closed: (run, mode, number)."""
+        return self._db.execute(
+            "SELECT run, mode, count(*) FROM episodes"
+            " WHERE late AND outcome IS NOT NULL GROUP BY run, mode"
+        ).fetchall()
+
+    def totals(self) -> list[Totals]:
+        """The newest totals of the sources that have not closed, oldest first."""
+        rows = self._db.execute("SELECT run, source, at, data FROM totals ORDER BY at")
+        return [Totals(*row) for row in rows]
+
+    def losses(self) -> list[tuple[bytes, float]]:
+        """Lost sources, and since when."""
+        return self._db.execute("SELECT source, at FROM losses").fetchall()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        total = 0
+        for suffix in ("", "-wal"):
+            try:
+                total += Path(f"{self.path}{suffix}").stat().st_size
+            except OSError:
+                continue
+        return total
+
+    def close(self) -> None:
+        """Close the file; again: nothing."""
+        if not self._closed:
+            self._closed = True
+            self._db.close()
+            self._lock.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Reader:
+    """Reads the journal from any thread; its connections are lent to one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._closed = False
+
+    @contextmanager
+    def _db(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False
+            )
+            db.execute("PRAGMA query_only=1")
+        try:
+            yield db
+        finally:
+            if self._closed or len(self._idle) >= MAX_IDLE:
+                db.close()
+            else:
+                self._idle.append(db)
+
+    def close(self) -> None:
+        """Close the connections; one that is lent closes when it comes back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def episodes(
+        self,
+        run: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        mode: str | None = None,
+        outcome: str | None = None,
+    ) -> list[Row]:
+        """Ended episodes of a run in the order in which their ends arrived.
+
+        The outcome ``lost`` finds those that the exporter closed, too.
+        """
+        return self._select(
+            "run = ?1 AND id > ?2 AND (?3 IS NULL OR mode = ?3)"
+            f" AND (?4 IS NULL OR ifnull(outcome, '{LOST}') = ?4) ORDER BY id LIMIT ?5",
+            (run, after, mode, outcome, limit),
+        )
+
+    def newest_episodes(self, run: str, limit: int) -> list[Row]:
+        """The newest ended episodes of a run, newest first."""
+        return self._select("run = ? ORDER BY id DESC LIMIT ?", (run, limit))
+
+    def to_send(self, limit: int) -> list[Row]:
+        """Episodes whose traces have not been delivered, oldest first."""
+        return self._select("trace = 1 ORDER BY id LIMIT ?", (limit,))
+
+    def count_to_send(self) -> int:
+        """How many traces wait."""
+        with self._db() as db:
+            row = db.execute("SELECT count(*) FROM episodes WHERE trace = 1").fetchone()
+        return int(row[0])
+
+    def _select(self, where: str, values: Sequence[object]) -> list[Row]:
+        sql = f"SELECT id, run, at, late, outcome, data FROM episodes WHERE {where}"
+        with self._db() as db:
+            rows = db.execute(sql, values).fetchall()
+        found = []
+        for number, run, at, late, outcome, data in rows:
+            record = _decoded(data)
+            if isinstance(record, wire.EpisodeEnded):
+                found.append(Row(number, run, at, late > 0, outcome, record, late > 1))
+        return found
+
+
+def _record_row(entry: Entry) -> tuple[object, ...]:
+    record = entry.record
+    is_end = isinstance(record, wire.EpisodeEnded)
+    data = None if is_end else entry.data
+    return entry.run, record.source, record.seq, entry.at, data
+
+
+def _episode_row(entry: Entry, outcome: str | None, trace: int) -> tuple[object, ...]:
+    record = entry.record
+    assert isinstance(record, wire.EpisodeEnded)
+    return (
+        entry.run, record.source, record.number, record.mode, outcome,
+        entry.at, trace, entry.data,
+    )  # fmt: skip
+
+
+def _each(db: sqlite3.Connection, sql: str, values: Sequence[object]) -> None:
+    if values:
+        db.executemany(sql, [(value,) for value in values])
+
+
+def _decoded(data: bytes) -> wire.AnyRecord | None:
+    try:
+        return wire.decode_record(data)
+    except wire.WireError:  # of a newer version, from before a downgrade
+        return None
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    """Hold an exclusive lock beside the journal as long as this process lives."""
+    # SQLite's own locking is the one that works on every platform we meet.
+    lock = sqlite3.connect(f"{path}.lock", isolation_level=None, timeout=0.5)
+    try:
+        lock.execute("PRAGMA locking_mode=EXCLUSIVE")
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        lock.close()
+        code = getattr(error, "sqlite_errorcode", None)
+        if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
+        raise JournalError(
+            f"another exporter uses the journal {path}: stop it, or set journal.path"
+        ) from None
+    return lock

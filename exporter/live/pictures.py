@@ -1,0 +1,106 @@
+"""Images as experiments send them, to PNG: pure, bytes in, bytes out.
+
+What a browser shows has 8 bits: unsigned bytes are taken as they are, True is white,
+and all else is stretched so that its smallest value is black and its largest white
+(floats within 0 and 1: so that 0 is black and 1 white). NaN and infinities do not count
+in that.
+"""
+
+import io
+import math
+import struct
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from PIL import Image
+
+from experiment_hooks import wire
+
+# Of each type: the name by which Pillow's raw decoder makes floats of it, and ours.
+_RAW = {
+    "|i1": "F;8S",
+    "<u2": "F;16",
+    "<i2": "F;16S",
+    "<i4": "F;32S",
+    "<f4": "F;32F",
+    "<f8": "F;64F",
+}
+_UNPACKED = {"<i8": "q", "<f2": "e"}
+_ITEM = {"|b1": 1, "|u1": 1, "|i1": 1, "<u2": 2, "<i2": 2, "<f2": 2}
+_ITEM |= {"<i4": 4, "<f4": 4, "<i8": 8, "<f8": 8}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class PictureError(ValueError):
+    """The image is not what its description says."""
+
+
+def png(image: wire.Image, data: bytes) -> bytes:
+    """Encode an image.
+
+    Raises:
+        PictureError: shape, type and bytes do not fit, or are of no known kind.
+    """
+    height, width, channels = _checked(image, data)
+    if image.dtype in ("|u1", "|b1"):
+        drawn = Image.frombytes(_MODES[channels], (width, height), data)
+        if image.dtype == "|b1":
+            drawn = drawn.point(lambda value: 255 if value else 0)
+    else:
+        drawn = _stretched(image.dtype, (width, height), channels, data)
+    written = io.BytesIO()
+    drawn.save(written, "PNG", compress_level=1)
+    return written.getvalue()
+
+
+def _checked(image: wire.Image, data: bytes) -> tuple[int, int, int]:
+    shape, item = image.shape, _ITEM.get(image.dtype)
+    if item is None or len(shape) not in (2, 3) or min(shape) < 1:
+        raise PictureError(f"no image: {image.dtype} {shape}")
+    channels = shape[2] if len(shape) == 3 else 1
+    if channels not in _MODES or len(data) != math.prod(shape) * item:
+        raise PictureError(f"{len(data)} bytes are no {image.dtype} {shape}")
+    return shape[0], shape[1], channels
+
+
+def _stretched(
+    dtype: str, size: tuple[int, int], channels: int, data: bytes
+) -> Image.Image:
+    split = [_channel(dtype, data, channels, number) for number in range(channels)]
+    planes = [_plane(dtype, size, channel) for channel in split]
+    low, high = _extent(planes)
+    if dtype.startswith("<f") and low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    scale = 255.0 / (high - low) if high > low else 0.0
+    shown = [
+        plane.point(lambda value: value * scale - low * scale).convert("L")
+        for plane in planes
+    ]
+    return shown[0] if channels == 1 else Image.merge(_MODES[channels], shown)
+
+
+def _channel(dtype: str, data: bytes, channels: int, number: int) -> bytes:
+    """The bytes of one channel; only the items' size matters here."""
+    if channels == 1:
+        return data
+    items = array({1: "B", 2: "H", 4: "I", 8: "Q"}[_ITEM[dtype]], data)
+    return items[number::channels].tobytes()
+
+
+def _plane(dtype: str, size: tuple[int, int], data: bytes) -> Image.Image:
+    if dtype in _RAW:
+        return Image.frombytes("F", size, data, "raw", _RAW[dtype])
+    numbers = struct.unpack(f"<{size[0] * size[1]}{_UNPACKED[dtype]}", data)
+    return Image.frombytes("F", size, array("f", numbers).tobytes())
+
+
+def _extent(planes: Sequence[Image.Image]) -> tuple[float, float]:
+    """The smallest and the largest finite value of all planes."""
+    found: list[Any] = [edge for plane in planes for edge in plane.getextrema()]
+    if not all(map(math.isfinite, found)):
+        # Rare, and slow: Pillow has no notion of a value that is none.
+        every = chain.from_iterable(array("f", plane.tobytes()) for plane in planes)
+        found = [value for value in every if math.isfinite(value)] or [0.0]
+    return float(min(found)), float(max(found))

@@ -1,0 +1,396 @@
+"""What a page is about: looks at state, presents, journal, and lets ``view`` draw it.
+
+A scene is one page's subject: here a run, seen through one of its sources; the list of
+runs is in ``listing``. The hub's thread looks at it, ten times a second at most, for
+all browsers together. The state's lock is held only while plain values are copied out
+of it, and such a copy is not made again while nothing has changed; what is drawn from
+an unchanged copy is not drawn again either.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from markupsafe import Markup
+
+from experiment_hooks import wire
+from exporter import views
+from exporter.journal import Reader
+from exporter.live import view
+from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
+from exporter.present import Present, Presents
+from exporter.state import Run, Source, State
+from exporter.verdict import ENDED, Rules
+
+LOG_LINES = 200
+EPISODES = 20
+SOURCES_LISTED = 100
+SOURCES_OFFERED = 30
+RATE_SECONDS = 10.0
+REST = 20.0
+"""A copy of the state that took t seconds is not made again for so many times t."""
+
+
+class Scene(Protocol):
+    """A page's subject."""
+
+    def look(self, now: float) -> Shown:
+        """What the page shows at ``now`` (Unix seconds, the exporter's clock)."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where scenes look; see ``Hub``."""
+
+    state: State
+    presents: Presents
+    reader: Reader
+    rules: Rules
+    trace_url: str
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A run as it was under the lock: plain values, and what they were copied for."""
+
+    mark: tuple[Any, ...]
+    opened: wire.RunOpened | None
+    run: Json
+    sources: list[Json]
+    more_sources: int
+    logs: dict[int, Json]
+    ends: int
+
+
+class Pace:
+    """Keeps what is costly to a twentieth of the time."""
+
+    def __init__(self) -> None:
+        self._again = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it may be done now."""
+        return time.monotonic() >= self._again
+
+    def spent(self, since: float) -> None:
+        """It was done; it began at ``since``, by the monotonic clock."""
+        now = time.monotonic()
+        self._again = now + REST * (now - since)
+
+
+class RunScene:
+    """A run, and the present moment of one of its sources.
+
+    Args:
+        run: the run's id.
+        source: whose moment is shown; None: the one whose open episode is oldest when
+            there first is something to be seen, and from then on always that one.
+        parts: where to look.
+    """
+
+    def __init__(self, run: str, source: bytes | None, parts: Parts) -> None:
+        self._id = run
+        self._parts = parts
+        self._source = source
+        self._settled = source is not None
+        self._copy: _Copy | None = None
+        self._pace = Pace()
+        self._rates = Rates()
+        self._drawn = Drawn()
+        self._episode_rows: tuple[int, dict[int, Json]] = (-1, {})
+        self._ended: dict[tuple[bytes, int], Json] = {}
+        self._moments = Moments()
+
+    def look(self, now: float) -> Shown:
+        """What the page shows now."""
+        copy = self._refreshed(now)
+        if copy is None:
+            return view.gone(self._id)
+        whole = float(int(now))  # ages change once a second
+        run, draw, url = copy.run, self._drawn, self._parts.trace_url
+        if not self._settled:
+            self._source = self._pick(copy)
+        rates = self._rates.seen(run, now)
+        rows = self._episodes(copy)
+        moment = self._moment(copy)
+        shown, good, old = hexadecimal(self._source), run["success"], draw.rows("log")
+        return (
+            draw("head", (copy.mark, whole), lambda: view.head(run, whole))
+            | draw("modes", (copy.mark, whole), lambda: view.modes(run, rates, whole))
+            | draw("moment", (moment, whole), lambda: view.moment(moment, now))
+            | draw(
+                "episodes", (copy.ends, good), lambda: view.episodes(rows, good, url)
+            )
+            | draw("log", tuple(copy.logs), lambda: view.log(copy.logs, url, old))
+            | draw(
+                "sources",
+                (copy.mark, shown),
+                lambda: view.sources(run, copy.sources, copy.more_sources, shown),
+            )
+            | draw("about", (copy.opened,), lambda: view.about(run))
+        )
+
+    # --- the copy --------------------------------------------------------------------
+
+    def _refreshed(self, now: float) -> _Copy | None:
+        state = self._parts.state
+        since = time.monotonic()
+        with state.lock:
+            run = state.runs.get(self._id)
+            if run is None:
+                self._copy = None
+                return None
+            mark = _mark(run, now)
+            if self._copy is None or (mark != self._copy.mark and self._pace.due):
+                self._copy = self._copied(run, mark, now)
+                self._pace.spent(since)
+        return self._copy
+
+    def _copied(self, run: Run, mark: tuple[Any, ...], now: float) -> _Copy:
+        listed, more = _listed(run.sources.values())
+        if self._source in run.sources and self._settled:
+            listed.setdefault(self._source, run.sources[self._source])
+        opened = run.opened or wire.RunOpened(run.id, b"", 0, 0.0)
+        return _Copy(
+            mark,
+            run.opened,
+            {
+                **views.run_summary(run, now, self._parts.rules),
+                "success": opened.success or (),
+                "config": opened.config,
+                "facts": opened.facts,
+                "info": opened.info,
+                "launch": opened.launch,
+                "dropped": views.dropped(run),
+            },
+            [views.source(one) for one in listed.values()],
+            more,
+            _log_lines(run, self._copy),
+            sum(mode.ended + mode.lost for mode in run.modes.values()),
+        )
+
+    def _episodes(self, copy: _Copy) -> dict[int, Json]:
+        """The newest ended episodes; read again only when another has ended."""
+        if self._episode_rows[0] != copy.ends:
+            found = self._parts.reader.newest_episodes(self._id, EPISODES)
+            with self._parts.state.lock:
+                run = self._parts.state.runs.get(self._id)
+                known = dict(run.sources) if run and found else {}
+            rows = {r.id: views.episode(r, known.get(r.episode.source)) for r in found}
+            self._episode_rows = (copy.ends, rows)
+            self._ended = {
+                (row.episode.source, row.episode.number): rows[row.id] for row in found
+            }
+        return self._episode_rows[1]
+
+    # --- the moment ------------------------------------------------------------------
+
+    def _pick(self, copy: _Copy) -> bytes | None:
+        """The source whose open episode is oldest; else one that was seen at all."""
+        open_since = {
+            one["source"]: min(episode["started"] for episode in one["open"])
+            for one in copy.sources
+            if one["open"]
+        }
+        order = [s["source"] for s in copy.sources]
+        order.sort(key=lambda name: (name not in open_since, open_since.get(name, 0.0)))
+        for name in order:
+            source = bytes.fromhex(name)
+            if name in open_since or self._parts.presents.of(source) is not None:
+                self._settled = True
+                return source
+        return bytes.fromhex(order[0]) if order else None
+
+    def _moment(self, copy: _Copy) -> Moment:
+        shown = hexadecimal(self._source)
+        source = next((one for one in copy.sources if one["source"] == shown), None)
+        several = len(copy.sources) + copy.more_sources > 1
+        others = tuple(copy.sources[:SOURCES_OFFERED]) if several or not source else ()
+        more = len(copy.sources) + copy.more_sources - len(others) if others else 0
+        present = self._parts.presents.of(self._source) if self._source else None
+        if present is not None and present.run != self._id:
+            present = None
+        return self._moments.seen(
+            Moment(self._id, source, others, more), present, self._episode(present)
+        )
+
+    def _episode(self, present: Present | None) -> Json | None:
+        """The moment's episode: as it stands, else as it started, else as it ended."""
+        moment = present.moments.get(True) if present else None
+        if not present or not self._source or moment is None or moment.episode is None:
+            return None
+        shown = next((s for s in present.open if s.number == moment.episode), None)
+        with self._parts.state.lock:
+            _, source = self._parts.state.sources.get(self._source, (None, None))
+            if source is None:
+                return None
+            started = source.started.get(moment.episode)
+            if shown is None and started is not None:
+                shown = views.stands(started)
+            if shown is not None:
+                return views.open_episode(source, shown)
+        return self._ended.get((self._source, moment.episode))
+
+
+def hexadecimal(source: bytes | None) -> str:
+    """A source's id as it is written in addresses."""
+    return source.hex() if source else ""
+
+
+def _mark(run: Run, now: float) -> tuple[Any, ...]:
+    """Differs when the run may look different; totals and losses by the second."""
+    said = (run.opened, run.closed, run.attempts, run.log_count)
+    return (int(now), run.last_record_at, *said)
+
+
+def _listed(sources: Iterable[Source]) -> tuple[dict[bytes, Source], int]:
+    """The sources that are listed, the live ones and then the newest first."""
+    found = list(sources)
+    found.sort(key=lambda one: (one.closed is not None, -one.opened_at))
+    shown = found[:SOURCES_LISTED]
+    return {one.id: one for one in shown}, len(found) - len(shown)
+
+
+def _log_lines(run: Run, before: _Copy | None) -> dict[int, Json]:
+    """The newest lines by their number in the run; those that are known stay."""
+    known = before.logs if before else {}
+    first = run.log_count - len(run.logs)
+    start = max(first, run.log_count - LOG_LINES)
+    lines = {}
+    for number in range(start, run.log_count):
+        line = known.get(number)
+        if line is None:
+            record = run.logs[number - first]
+            line = views.log_line(record, run.sources.get(record.source))
+        lines[number] = line
+    return lines
+
+
+class Drawn:
+    """What was drawn last, by name, and what it was drawn from."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[object, Shown]] = {}
+
+    def rows(self, name: str) -> Mapping[str, Markup]:
+        """The rows of the list of that name, as they were drawn last."""
+        last = self._last.get(name)
+        return last[1].lists[name] if last else {}
+
+    def __call__(self, name: str, mark: object, draw: Callable[[], Shown]) -> Shown:
+        last = self._last.get(name)
+        if last is None or last[0] != mark:
+            last = self._last[name] = mark, draw()
+        return last[1]
+
+
+class Rates:
+    """Steps per second by mode, over the last ten seconds that were looked at."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def seen(self, run: Json, now: float) -> dict[str, float]:
+        """The rates, now that the run looks like this; none in one that has ended."""
+        if run["state"] in ENDED:
+            return {}
+        steps = {name: mode["steps"] for name, mode in run["modes"].items()}
+        seen = self._seen
+        if not seen or (steps != seen[-1][1] or now - seen[-1][0] >= 1.0):
+            seen.append((now, steps))
+        while len(seen) > 2 and now - seen[1][0] > RATE_SECONDS:
+            seen.popleft()
+        (first, before), (last, after) = seen[0], seen[-1]
+        if last - first < 1.0:
+            return {}
+        return {
+            name: max(0, number - before.get(name, 0)) / (last - first)
+            for name, number in after.items()
+        }
+
+
+class Moments:
+    """Turns a source's present into a moment to show, beside the one before."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[object, ShownValue]] = {}
+        self._episode: tuple[int | None, Json | None] = (None, None)
+
+    def seen(
+        self, base: Moment, present: Present | None, episode: Json | None
+    ) -> Moment:
+        """The moment; ``base`` says whose, ``episode`` what is known of its episode."""
+        if present is None:
+            live = base.source["open"] if base.source else ()
+            first = live[0] if live else None
+            return replace(base, episode=first, step=first["steps"] if first else 0)
+        moment = present.moments.get(True)
+        number = moment.episode if moment else None
+        if episode is None and self._episode[0] == number:
+            episode = self._episode[1]  # it has ended; what it was is still known
+        self._episode = (number, episode)
+        states, streams = self._shown(present)
+        return replace(
+            base,
+            episode=episode,
+            step=moment.step if moment else 0,
+            at=max(present.seen.values(), default=present.received),
+            values=states,
+            scores=dict(moment.scores) if moment else {},
+            images=tuple(_images(present)),
+            streams=streams,
+        )
+
+    def _shown(
+        self, present: Present
+    ) -> tuple[tuple[ShownValue, ...], tuple[ShownValue, ...]]:
+        known, self._values = self._values, {}  # what has gone is forgotten
+        states = []
+        for of_step, name in ((True, "State"), (False, "Run state")):
+            moment = present.moments.get(of_step)
+            if moment is not None and moment.state:
+                at = present.seen.get(of_step, present.received)
+                states.append(self._value(known, name, name, moment.state, at))
+        streams = [
+            self._value(known, f"stream {name}", name, data, at)
+            for name, (data, at) in present.streams.items()
+        ]
+        return tuple(states), tuple(streams)
+
+    def _value(
+        self,
+        known: Mapping[str, tuple[object, ShownValue]],
+        key: str,
+        name: str,
+        data: bytes,
+        at: float,
+    ) -> ShownValue:
+        last = known.get(key)
+        if last is not None and last[0] is data:
+            self._values[key] = last
+            return last[1]
+        value = _plain(data)
+        before = last[1].value if last is not None else value
+        found = ShownValue(name, value, before, at)
+        self._values[key] = (data, found)
+        return found
+
+
+def _plain(data: bytes) -> Any:
+    try:
+        return wire.decode_plain(data)
+    except wire.WireError as error:
+        return f"... unreadable: {error}"
+
+
+def _images(present: Present) -> Iterable[ShownImage]:
+    for picture in present.pictures.values():
+        image, at = picture.image, picture.received
+        if len(image.shape) in (2, 3):
+            version = f"{at:.3f}"
+            yield ShownImage(
+                image.name, image.shape, image.dtype, image.stride, at, version
+            )

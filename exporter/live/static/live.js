@@ -1,0 +1,198 @@
+// Keeps a page right: takes fragments from the exporter and puts them in their places.
+// Only what differs is patched, so that folds, scroll, selection and focus stay. Nothing
+// that comes is ever run: what an experiment said is text in it.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const connection = document.getElementById("connection");
+  const icon = document.getElementById("icon");
+  const busy = new WeakSet(); // images that are on their way
+  const LATE = 4000, DEAD = 8000, FIRST_WAIT = 500, LONGEST_WAIT = 8000; // ms
+
+  // --- patching ---------------------------------------------------------------------
+
+  // Times of day become the reader's own.
+  function localise(within) {
+    for (const time of within.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      if (isNaN(at)) continue;
+      const form = time.dataset.form === "clock" ? "toLocaleTimeString" : "toLocaleString";
+      time.textContent = at[form]("sv-SE"); // 2026-11-21 04:28:43
+      if (form === "toLocaleTimeString") time.title = at.toLocaleString("sv-SE");
+    }
+    return within;
+  }
+
+  function parsed(html) {
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    return localise(template.content);
+  }
+
+  const keyOf = (node) => (node.nodeType === 1 ? node.id || node.dataset.key || "" : "");
+  const alike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
+
+  function morph(node, wanted) {
+    if (node.nodeType !== 1) return node.data === wanted.data || (node.data = wanted.data);
+    const loading = wanted.nodeName === "IMG" && wanted.dataset.src;
+    for (const { name, value } of wanted.attributes) {
+      if (name === "open" || (loading && name === "src")) continue; // the reader's; load()'s
+      if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
+    for (const { name } of [...node.attributes])
+      if (name !== "open" && !wanted.hasAttribute(name)) node.removeAttribute(name);
+    if (loading) load(node);
+    morphChildren(node, wanted);
+  }
+
+  function morphChildren(parent, wanted) {
+    const keyed = new Map();
+    for (const child of parent.children) if (keyOf(child)) keyed.set(keyOf(child), child);
+    let at = parent.firstChild;
+    for (const next of [...wanted.childNodes]) {
+      const known = keyed.get(keyOf(next));
+      if (known && known !== at && known.parentNode === parent) {
+        parent.insertBefore(known, at);
+        at = known;
+      }
+      if (!at || !alike(at, next)) {
+        parent.insertBefore(next, at);
+        continue;
+      }
+      morph(at, next);
+      at = at.nextSibling;
+    }
+    for (let rest; at; at = rest) {
+      rest = at.nextSibling;
+      at.remove();
+    }
+  }
+
+  function patchList(list, { rows = {}, order }) {
+    const fresh = new Map();
+    for (const [id, html] of Object.entries(rows)) {
+      const row = parsed(html).firstElementChild;
+      const old = document.getElementById(id);
+      if (old && old.parentNode === list) morph(old, row);
+      else fresh.set(id, row);
+    }
+    if (!order) return;
+    const wanted = new Set(order);
+    for (const row of [...list.children]) if (!wanted.has(row.id)) row.remove();
+    let at = list.firstElementChild;
+    for (const id of order) {
+      const row = at && at.id === id ? at : fresh.get(id) || document.getElementById(id);
+      if (row === at) at = at && at.nextElementSibling;
+      else if (row) list.insertBefore(row, at);
+    }
+  }
+
+  // An image is asked for when the one before has come: a slow line shows fewer, not none.
+  function load(image) {
+    if (busy.has(image) || image.getAttribute("src") === image.dataset.src) return;
+    busy.add(image);
+    const done = () => busy.delete(image) && load(image);
+    image.onload = done;
+    image.onerror = () => setTimeout(done, 500);
+    image.src = image.dataset.src;
+  }
+
+  // What is read to its end stays at its end.
+  function following(change, all = false) {
+    const boxes = [...document.querySelectorAll("[data-follow]")];
+    const ends = boxes.filter((b) => all || b.scrollHeight - b.scrollTop - b.clientHeight < 8);
+    change();
+    ends.forEach((box) => (box.scrollTop = box.scrollHeight));
+  }
+
+  function apply({ parts = {}, lists = {} }) {
+    const each = (found, change) => Object.entries(found).forEach(([id, value]) => {
+      const place = document.getElementById(id);
+      if (place) change(place, value);
+    });
+    each(parts, (place, html) => morphChildren(place, parsed(html)));
+    each(lists, patchList);
+    colourIcon();
+  }
+
+  // The tab's icon has the colour of the verdict.
+  function colourIcon() {
+    const badge = document.querySelector("#verdict .badge");
+    const name = badge ? `favicon-${badge.dataset.tone}.svg` : "favicon.svg";
+    if (!icon.href.endsWith(name)) icon.href = icon.href.replace(/[^/]*$/, name);
+  }
+
+  // --- the connection ---------------------------------------------------------------
+
+  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0;
+
+  // The source that is shown stays the one that is shown, whatever comes back.
+  function address() {
+    const url = new URL(document.body.dataset.socket, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const shown = document.querySelector("[data-source]");
+    const source = new URLSearchParams(location.search).get("source") || (shown && shown.dataset.source);
+    if (source) url.searchParams.set("source", source);
+    return url;
+  }
+
+  function connect() {
+    clearTimeout(timer);
+    const mine = (socket = new WebSocket(address()));
+    mine.onopen = tellVisible;
+    mine.onmessage = (event) => {
+      const message = JSON.parse(event.data);
+      const other = message.version && message.version !== root.dataset.version;
+      const found = "waiting" in document.body.dataset && message.parts && message.parts.name;
+      if (other || found) return location.reload();
+      heard = Date.now();
+      wait = FIRST_WAIT;
+      say(true);
+      following(() => apply(message));
+    };
+    mine.onclose = () => mine === socket && again();
+  }
+
+  function again() {
+    socket = null;
+    timer = setTimeout(connect, wait * (0.75 + Math.random() / 2));
+    wait = Math.min(2 * wait, LONGEST_WAIT);
+  }
+
+  function say(live) {
+    root.classList.toggle("lost", !live);
+    const text = live ? "live" : "connection lost, trying again";
+    if (connection.textContent !== text) connection.textContent = text;
+  }
+
+  function check() {
+    const silent = Date.now() - heard;
+    if (silent > LATE) say(false);
+    if (socket && silent > DEAD) { // also after a laptop's sleep: do not wait for TCP
+      socket.close();
+      again();
+      heard = Date.now() - LATE - 1;
+    }
+  }
+
+  function tellVisible() {
+    if (socket && socket.readyState === 1) socket.send(document.hidden ? "hidden" : "visible");
+  }
+
+  // --- the page ---------------------------------------------------------------------
+
+  root.classList.toggle("can-copy", Boolean(navigator.clipboard));
+  document.addEventListener("click", async ({ target }) => {
+    const button = target.closest("[data-copy]");
+    if (!button) return;
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  });
+  following(() => localise(document), true);
+  colourIcon();
+  if (document.body.dataset.socket) {
+    document.addEventListener("visibilitychange", tellVisible);
+    setInterval(check, 1000);
+    connect();
+  }
+})();

@@ -1,0 +1,496 @@
+"""What a page shows, as HTML: a pure function of plain values and of the time.
+
+No clock, no I/O, no state: the templates beside this module are read once, at import;
+afterwards values go in and fragments come out. All that an experiment said is escaped,
+by jinja's autoescape or by ``tree``. A page is made of fragments, each small and with
+an id of its own, so that only those that differ need to be sent.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from exporter.live import words
+from exporter.live.tree import tree
+from exporter.verdict import ENDED, STATES
+
+Json = dict[str, Any]
+
+TOP_SCORES = 12
+RESULT_COLUMNS = 6
+OUTCOMES_SHOWN = 8
+IDLE_GAPS = 10.0
+"""A mode without an end for so many of its usual gaps is not being worked on."""
+IDLE_SECONDS = 5.0
+SETTLED = frozenset({"starting", "stalled", "stopping", *ENDED})
+"""States in which nobody can say when a run will be done."""
+
+TONES = {
+    "starting": "idle",
+    "running": "live",
+    "stalled": "warn",
+    "stopping": "warn",
+    "completed": "done",
+    "failed": "bad",
+    "stopped": "idle",
+    "lost": "bad",
+}
+"""The colour of each verdict, of its badge and of the tab's icon."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows now.
+
+    Attributes:
+        parts: the inner HTML of elements, by their id.
+        lists: of elements that hold rows, by their id: each row's HTML by the row's id,
+            in order.
+    """
+
+    parts: dict[str, Markup] = field(default_factory=dict)
+    lists: dict[str, dict[str, Markup]] = field(default_factory=dict)
+
+    def __or__(self, other: "Shown") -> "Shown":
+        return Shown(self.parts | other.parts, self.lists | other.lists)
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image's description; ``version`` changes with its bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stride: int
+    at: float
+    version: str
+
+
+@dataclass(frozen=True)
+class ShownValue:
+    """A named value, the one before it (itself, where there was none), and its time."""
+
+    name: str
+    value: Any
+    before: Any
+    at: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one source looks like.
+
+    Attributes:
+        source: as ``views.source`` says it; None where the run has none (any more).
+        others: sources to switch to, in the same form.
+        episode: as ``views.open_episode`` says it, None outside of one.
+        at: Unix seconds of the newest thing seen; None where nothing was.
+        values: step state, the run's own state.
+    """
+
+    run: str
+    source: Json | None = None
+    others: tuple[Json, ...] = ()
+    more_sources: int = 0
+    episode: Json | None = None
+    step: int = 0
+    at: float | None = None
+    values: tuple[ShownValue, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    images: tuple[ShownImage, ...] = ()
+    streams: tuple[ShownValue, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a mode is; ``total`` and ``left`` (seconds) are None where not known."""
+
+    unit: str
+    done: int
+    total: int | None
+    left: float | None = None
+
+    @property
+    def shown(self) -> int:
+        """What the bar shows: more than all is all."""
+        return min(self.done, self.total or 0)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One stretch of a bar, in percent of its length."""
+
+    start: float
+    width: float
+    name: str
+    number: float
+    tone: str = ""
+
+
+# --- the templates ------------------------------------------------------------------
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("exporter.live"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        about=words.about,
+        ago=words.ago,
+        clock=words.clock,
+        cut=words.cut,
+        count=words.count,
+        date=words.date,
+        duration=words.duration,
+        iso=words.iso,
+        plural=words.plural,
+        rate=words.rate,
+        real=words.real,
+        share=words.share,
+        span=words.span,
+        url=lambda text: quote(str(text), safe=""),
+    )
+    made.globals.update(tree=tree, ENDED=ENDED, STATES=STATES, TONES=TONES)
+    return made
+
+
+_templates = _environment()
+_run: Any = _templates.get_template("run_parts.html").module
+_runs: Any = _templates.get_template("runs_parts.html").module
+
+
+def page(template: str, shown: Shown, **values: Any) -> str:
+    """A whole document, its parts as they are now."""
+    return _templates.get_template(template).render(
+        parts=shown.parts, lists=shown.lists, **values
+    )
+
+
+# --- a run --------------------------------------------------------------------------
+
+
+def head(run: Json, now: float) -> Shown:
+    """What the run is, its verdict, since when, and what went wrong."""
+    return Shown(
+        {
+            "title": _run.title(run),
+            "name": _run.name(run),
+            "verdict": _run.verdict(run),
+            "times": _run.times(run, now),
+            "error": _run.error(run["error"]),
+            "notices": _run.notices(run),
+        }
+    )
+
+
+def gone(run: str) -> Shown:
+    """The run is not known (any more)."""
+    return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run)})
+
+
+def modes(run: Json, rates: Mapping[str, float], now: float) -> Shown:
+    """How far each mode is; ``rates`` are steps per second by mode."""
+    expected = run["expected"]
+    known = [*run["modes"]]
+    known += [m for kind in expected.values() for m in kind if m not in run["modes"]]
+    rows = {}
+    for place, name in enumerate(dict.fromkeys(known)):
+        mode = run["modes"].get(name) or _NO_MODE
+        rows[f"mode-{place}"] = _run.mode(
+            place=place,
+            name=name,
+            mode=mode,
+            epoch=run["epochs"].get(name),
+            epochs=expected["epochs"].get(name),
+            progress=progress(run, name, rates.get(name), now),
+            rate=rates.get(name),
+            outcomes=outcomes(mode, run["success"]),
+            ended=run["state"] in ENDED,
+        )
+    return Shown({"no-modes": _run.no_modes(not rows)}, {"modes": rows})
+
+
+_NO_MODE: Json = {
+    "steps": 0, "episodes": 0, "started": 0, "lost": 0, "successes": None,
+    "outcomes": {}, "recent_ends": [], "results": {},
+}  # fmt: skip
+
+
+def progress(run: Json, name: str, steps_rate: float | None, now: float) -> Progress:
+    """How far a mode is: in episodes, else steps, else epochs, as the run expects."""
+    mode = run["modes"].get(name) or _NO_MODE
+    episodes, steps, epochs = (
+        run["expected"][kind].get(name) for kind in ("episodes", "steps", "epochs")
+    )
+    if episodes is not None:
+        left = _time_left(run, mode, episodes, now)
+        return Progress("episode", mode["episodes"], episodes, left)
+    if steps is not None:
+        sure = steps_rate and run["state"] not in SETTLED
+        left = max(0, steps - mode["steps"]) / steps_rate if sure else None
+        return Progress("step", mode["steps"], steps, left)
+    if epochs is not None:
+        return Progress("epoch", run["epochs"].get(name, 0), epochs)
+    unit = "episode" if mode["episodes"] or mode["started"] else "step"
+    return Progress(unit, mode[f"{unit}s"], None)
+
+
+def _time_left(run: Json, mode: Json, total: int, now: float) -> float | None:
+    if run["state"] in SETTLED:
+        return None
+    left = episodes_left(mode, total, now)
+    if _takes_turns(run) and 0 < mode["episodes"] < total:
+        return max(left or 0.0, _at_its_usual_pace(run, mode, total, now))
+    return left
+
+
+def episodes_left(mode: Json, total: int, now: float) -> float | None:
+    """Seconds until a mode's last episode, at the rate of its newest ends.
+
+    None where there are too few of them, or where none has come for long: then another
+    mode has its turn, or something is slower than it was.
+    """
+    ends = mode["recent_ends"]
+    if len(ends) < 2 or mode["episodes"] >= total:
+        return None
+    gap: float = (ends[-1] - ends[0]) / (len(ends) - 1)
+    waited: float = max(0.0, now - ends[-1])
+    if gap <= 0 or waited > IDLE_GAPS * gap + IDLE_SECONDS:
+        return None
+    left: float = (total - mode["episodes"]) * gap - min(waited, gap)
+    return max(0.0, left)
+
+
+def _takes_turns(run: Json) -> bool:
+    """Whether several modes have their turns, in one go as far as is known."""
+    used = [mode for mode in run["modes"].values() if mode["episodes"]]
+    return len(used) > 1 and bool(run["attempts"] < 2)
+
+
+def _at_its_usual_pace(run: Json, mode: Json, total: int, now: float) -> float:
+    """Seconds until a mode's last episode if it has its turn as often as so far."""
+    pace: float = (now - run["started"]) / mode["episodes"]
+    left: int = total - mode["episodes"]
+    return left * pace
+
+
+def outcomes(mode: Json, success: Sequence[str]) -> list[Bar]:
+    """How a mode's episodes came out, the successes first, then the most frequent."""
+    counted = {**mode["outcomes"]}
+    if mode["lost"]:
+        counted["lost"] = counted.get("lost", 0) + mode["lost"]
+    names = sorted(counted, key=lambda name: (name not in success, -counted[name]))
+    whole = sum(counted.values()) or 1
+    bars, start, plain = [], 0.0, 0
+    for name in names:
+        tone = _outcome_tone(name, success)
+        if not tone:
+            plain += 1
+            tone = f"plain-{min(plain, 4)}"
+        width = 100.0 * counted[name] / whole
+        bars.append(Bar(start, width, name, counted[name], tone))
+        start += width
+    return _folded(bars)
+
+
+def _folded(bars: list[Bar]) -> list[Bar]:
+    if len(bars) <= OUTCOMES_SHOWN:
+        return bars
+    shown, rest = bars[: OUTCOMES_SHOWN - 1], bars[OUTCOMES_SHOWN - 1 :]
+    number = sum(bar.number for bar in rest)
+    start = rest[0].start
+    name = words.plural(len(rest), "other outcome")
+    return [*shown, Bar(start, 100.0 - start, name, number, "plain-4")]
+
+
+def _outcome_tone(name: str, success: Sequence[str]) -> str:
+    if name in success:
+        return "good"
+    return {"error": "bad", "lost": "warn"}.get(name, "")
+
+
+def moment(seen: Moment, now: float) -> Shown:
+    """What one source looks like now."""
+    return Shown(
+        {
+            "chooser": _run.chooser(seen),
+            "where": _run.where(seen, now),
+            "state": _run.values(seen.values),
+            "scores": _run.scores(*scores(seen.scores)),
+            "images": _run.images(seen, now),
+            "streams": _run.streams(seen.streams, now),
+        }
+    )
+
+
+def scores(values: Mapping[str, float]) -> tuple[list[Bar], float, int]:
+    """Bars for the highest scores, where they begin in percent, how many are left out.
+
+    Few keep the order in which they were given, so that they do not jump about; of many
+    the highest come, the highest first. NaN has no bar.
+    """
+    names = [*values]
+    if len(names) > TOP_SCORES:
+        names = sorted(names, key=lambda name: _height(values[name]), reverse=True)
+        names = names[:TOP_SCORES]
+    low, base, high = _extent([values[name] for name in names])
+    whole = (high - low) or 1.0
+    best = max((_height(values[name]) for name in names), default=None)
+    bars = []
+    for name in names:
+        value = values[name]
+        end = min(high, max(low, value)) if value == value else base
+        start = 100.0 * (min(base, end) - low) / whole
+        tone = "best" if value == value and _height(value) == best else ""
+        bars.append(Bar(start, 100.0 * abs(end - base) / whole, name, value, tone))
+    return bars, 100.0 * (base - low) / whole, len(values) - len(names)
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float, float]:
+    """From where to where bars are drawn, and (second) where they begin: at zero.
+
+    Where all are negative they begin below the lowest: then too the longest bar is that
+    of the highest score.
+    """
+    finite = [value for value in values if abs(value) < float("inf")]
+    low, high = min([0.0, *finite]), max([0.0, *finite])
+    if not finite or max(finite) >= 0:
+        return low, 0.0, high
+    high = max(finite)
+    low -= 0.25 * ((high - low) or -low)
+    return low, low, high
+
+
+def _height(number: float) -> tuple[bool, float]:
+    return number == number, number
+
+
+def episodes(rows: Mapping[int, Json], success: Sequence[str], trace_url: str) -> Shown:
+    """The newest ended episodes, by the number of their row."""
+    columns = list(dict.fromkeys(n for row in rows.values() for n in row["results"]))
+    columns = columns[:RESULT_COLUMNS]
+    targets = any(row["target"] is not None for row in rows.values())
+    return Shown(
+        {"episodes-head": _run.episodes_head(columns, targets, bool(rows))},
+        {
+            "episodes": {
+                f"episode-{number}": _run.episode(
+                    number,
+                    row,
+                    columns,
+                    targets,
+                    _outcome_tone(row["outcome"], success),
+                    trace_link(trace_url, row["trace_id"]),
+                )
+                for number, row in rows.items()
+            }
+        },
+    )
+
+
+def trace_link(template: str, trace_id: str) -> str:
+    """Where a trace is looked at; empty where no trace store is named."""
+    return template.replace("{trace_id}", trace_id) if template else ""
+
+
+def log(
+    lines: Mapping[int, Json], trace_url: str, before: Mapping[str, Markup]
+) -> Shown:
+    """Log lines by their number in the run; ``before`` are rows drawn already."""
+    rows = {}
+    for number, line in lines.items():
+        link = trace_link(trace_url, line["trace_id"])
+        drawn = before.get(f"log-{number}")
+        rows[f"log-{number}"] = drawn or _run.log_line(number, line, link)
+    return Shown({"no-log": _run.no_log(not rows)}, {"log": rows})
+
+
+def sources(run: Json, found: Sequence[Json], more: int, looked_at: str) -> Shown:
+    """The run's processes; ``looked_at`` is the id of the one whose moment is shown."""
+    rows = {
+        f"source-{one['source']}": _run.source(one, one["source"] == looked_at)
+        for one in found
+    }
+    return Shown({"sources-head": _run.sources_head(run, more)}, {"sources": rows})
+
+
+def about(run: Json) -> Shown:
+    """What the run said of itself when it was opened."""
+    launch = {**run["launch"]}
+    command = launch.pop("command", "")
+    if isinstance(command, list):
+        command = shlex.join(str(one) for one in command)
+    return Shown({"about": _run.about(run, launch, words.cut(command, 2000))})
+
+
+# --- the list of runs ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A connection that was refused: when, who, and what to do about it."""
+
+    at: float
+    who: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class RunList:
+    """Runs of the list, those first that live.
+
+    Attributes:
+        runs: summaries, as ``views.run_summary`` gives them, with ``success``.
+        total: how many runs there are.
+        matching: how many of them the filter lets through.
+        live: how many of those have not ended.
+        addresses: what is listened on: names and addresses, the sources' one last.
+    """
+
+    runs: tuple[Json, ...]
+    total: int
+    matching: int
+    live: int
+    refused: tuple[Refused, ...]
+    addresses: tuple[tuple[str, str], ...]
+
+
+def run_list(seen: RunList, now: float) -> Shown:
+    """The list of runs, and which connections were refused."""
+    rows = {
+        f"run-{run['run']}": _runs.row(
+            run, [_brief(run, name, now) for name in run["modes"]], now
+        )
+        for run in seen.runs
+    }
+    return Shown(
+        {
+            "title": _runs.title(seen),
+            "counts": _runs.counts(seen),
+            "first-run": _runs.first_run(
+                seen.total == 0, seen.addresses[-1][1], seen.addresses
+            ),
+            "refused": _runs.refused(seen.refused, now),
+        },
+        {"runs": rows},
+    )
+
+
+def _brief(run: Json, name: str, now: float) -> Json:
+    mode = run["modes"][name]
+    return {
+        "name": name,
+        "mode": mode,
+        "progress": progress(run, name, None, now),
+        "outcomes": outcomes(mode, run["success"]),
+    }

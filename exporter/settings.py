@@ -1,0 +1,176 @@
+"""The exporter's settings: one frozen value, checked, made from plain mappings.
+
+Hydra stays in ``__main__``; tests and embedders make :class:`Settings` directly.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Web:
+    """Where pages, API and metrics are served; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """Where sources connect; ``address_file`` is told where, once ready."""
+
+    host: str = "127.0.0.1"
+    port: int = 5555
+    address_file: str = ""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """``grace_seconds``: how long an unowned run waits for a further source."""
+
+    grace_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class JournalSettings:
+    """Where records are kept (by default where the platform keeps state), and for how
+    many days after a run's end (0: for good).
+    """
+
+    path: str = ""
+    retention_days: float = 30.0
+
+
+@dataclass(frozen=True)
+class MetricsSettings:
+    """Budgets of series, and how long an ended run's are served."""
+
+    max_series: int = 200_000
+    max_series_per_run: int = 2_000
+    grace_seconds: float = 900.0
+
+
+@dataclass(frozen=True)
+class VerdictSettings:
+    """When a run counts as lost, and the least time that is learned as a promise."""
+
+    lost_seconds: float = 30.0
+    promise_floor_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Where traces go (default: the ``OTEL_*`` variables), and after how many seconds
+    a lost source's open episodes are closed.
+    """
+
+    endpoint: str = ""
+    lost_after: float = 60.0
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live page: a template of a trace's address, with ``{trace_id}`` in it."""
+
+    trace_url: str = ""
+
+
+@dataclass(frozen=True)
+class Security:
+    """``insecure``: listen beyond loopback without authentication."""
+
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of the exporter."""
+
+    web: Web = field(default_factory=Web)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    verdict: VerdictSettings = field(default_factory=VerdictSettings)
+    traces: Traces = field(default_factory=Traces)
+    live: Live = field(default_factory=Live)
+    security: Security = field(default_factory=Security)
+
+    def __post_init__(self) -> None:
+        for name, port in (("web", self.web.port), ("ingest", self.ingest.port)):
+            if port > 65535:
+                raise SettingsError(f"{name}.port={port} is no port: 0 to 65535")
+        for name, host in (("web", self.web.host), ("ingest", self.ingest.host)):
+            if host not in LOOPBACK and not self.security.insecure:
+                raise SettingsError(
+                    f"{name}.host={host} would be open to the network without "
+                    "authentication: use 127.0.0.1 (with an SSH tunnel), or say "
+                    "security.insecure=true"
+                )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Settings":
+        """Settings from nested mappings, as Hydra composes them.
+
+        Raises:
+            SettingsError: a key is unknown or a value of the wrong kind.
+        """
+        made = {}
+        groups = {one.name: one.default_factory for one in dataclasses.fields(cls)}
+        for group, given in values.items():
+            if group not in groups:
+                raise SettingsError(f"unknown setting {group!r}")
+            found = {} if given is None else given
+            if not isinstance(found, Mapping):
+                raise SettingsError(
+                    f"{group}={found!r}: give {group}.<key>=... instead"
+                )
+            made[group] = _group(group, groups[group], found)
+        return cls(**made)
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file; the environment says where state is kept."""
+        if self.journal.path:
+            return Path(self.journal.path).expanduser()
+        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(state).expanduser() / "episight" / "journal.sqlite"
+
+
+def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
+    types: dict[str, Any] = {one.name: one.type for one in dataclasses.fields(kind)}
+    made = {}
+    for name, value in values.items():
+        if name not in types:
+            raise SettingsError(f"unknown setting {group}.{name}")
+        try:
+            made[name] = _value(types[name], value)
+        except (KeyError, TypeError, ValueError):
+            kind_name = types[name].__name__
+            raise SettingsError(f"{group}.{name}={value!r} is no {kind_name}") from None
+    return kind(**made)
+
+
+def _value(kind: Any, value: Any) -> Any:
+    if kind is str:
+        return "" if value is None else str(value)
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        return {"true": True, "1": True, "false": False, "0": False, "": False}[
+            str(value).lower()
+        ]
+    number = kind(value)
+    if not number >= 0:
+        raise ValueError(value)
+    return number

@@ -1,0 +1,599 @@
+"""What is true of all runs, folded from committed records and totals.
+
+Owner: the writer thread changes it, under :attr:`State.lock` (only placing, under the
+lock too, is ingest's); everybody else reads under that lock, briefly, and keeps no
+reference. Folding is a function of values: time is passed in, nothing is read from a
+clock, a socket or a disk, so a restart that replays the journal arrives at the same
+state.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from experiment_hooks import wire
+from exporter.merge import Base, Contribution, Schema
+
+LOG_LINES = 1000
+RECENT_RESULTS = 100
+SKEW_SHOWN = 2.0
+"""Seconds by which clocks may differ before times are shifted, and it is shown."""
+ENDINGS = ("completed", "failed", "stopped")
+_DESCRIPTION = (
+    "config", "tags", "facts", "info", "launch", "expected_episodes", "expected_steps",
+    "expected_epochs", "success", "promise",
+)  # fmt: skip
+MAX_OUTCOMES = 32
+MAX_RESULTS = 16
+ENDED_COUNTS_SECONDS = 60.0
+"""How long an ended source's gauges still count as those of a live one."""
+
+
+_NOTHING = Schema()
+
+
+class Ranges:
+    """A set of sequence numbers as ranges; small where they come without holes."""
+
+    __slots__ = ("_found", "count")
+
+    def __init__(self) -> None:
+        self._found: list[list[int]] = []
+        self.count = 0
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_left(self._found, number, key=_last)
+        return at < len(self._found) and self._found[at][0] <= number
+
+    def add(self, number: int) -> bool:
+        """Add a number; False if it was there."""
+        found = self._found
+        if found and number == found[-1][1] + 1:  # the usual case: in order
+            found[-1][1] = number
+            self.count += 1
+            return True
+        at = bisect_left(found, number, key=_last)
+        if at < len(found) and found[at][0] <= number:
+            return False
+        self.count += 1
+        joins_next = at < len(found) and found[at][0] == number + 1
+        joins_last = at > 0 and found[at - 1][1] == number - 1
+        if joins_next and joins_last:
+            found[at - 1][1] = found.pop(at)[1]
+        elif joins_next:
+            found[at][0] = number
+        elif joins_last:
+            found[at - 1][1] = number
+        else:
+            found.insert(at, [number, number])
+        return True
+
+
+def _last(found: list[int]) -> int:
+    return found[1]
+
+
+@dataclass(slots=True)
+class Tally:
+    """A histogram that the exporter itself counts; a bucket's newest exemplar."""
+
+    bounds: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+    exemplars: dict[int, tuple[str, float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float, trace: str = "", at: float = 0.0) -> None:
+        """Count a value, with its trace; ``at`` is the exporter's clock."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.total += max(0.0, value)
+        if trace:
+            self.exemplars[bucket] = (trace, value, at)
+
+    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
+        """Counts up to each bound, as text, and the sum: prometheus_client's form."""
+        bounds = [*map(str, self.bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True)), self.total
+
+
+@dataclass(slots=True)
+class Mode:
+    """What a run's episodes of one mode came to."""
+
+    durations: Tally
+    steps: Tally
+    started: int = 0
+    successes: int = 0
+    judged: bool = False
+    lost: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    results: dict[str, deque[float]] = field(default_factory=dict)
+    ends: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+
+    @property
+    def ended(self) -> int:
+        """Episodes that have ended, under whatever outcome."""
+        return sum(self.outcomes.values())
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything has been counted under it."""
+        return bool(self.started or self.outcomes or self.lost)
+
+
+@dataclass(slots=True)
+class Closing:
+    """How a run or a source ended."""
+
+    ending: str
+    reason: str
+    error: wire.ErrorInfo | None
+    at: float
+
+
+class Source:
+    """One process's part in a run."""
+
+    def __init__(self, opened: wire.SourceOpened, at: float) -> None:
+        self.id = opened.source
+        self.asked = opened.run
+        self.opened = opened
+        self.opened_at = at
+        self.closed: Closing | None = None
+        self.lost_at: float | None = None
+        self.folded = False
+        self.schema = _NOTHING
+        self.schemas: list[wire.Schema] = []  # that came before what they go on from
+        self.totals: tuple[float, ...] = ()
+        self.sample: wire.Sample | None = None
+        self.skew = 0.0
+        self.received = Ranges()
+        self.announced = 0
+        self.epochs: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.started: dict[int, wire.EpisodeStarted] = {}
+        self.ended: Ranges = Ranges()
+        self.lost_episodes: set[int] = set()
+
+    @property
+    def name(self) -> str:
+        """Readable, and unique within a run as far as hosts and pids are."""
+        return f"{self.opened.host}:{self.opened.pid}"
+
+    @property
+    def missing(self) -> int:
+        """Records announced that have not come (yet, while it lives)."""
+        return max(0, self.announced - self.received.count)
+
+    def counts_as_live(self, now: float) -> bool:
+        """Whether its gauges count in rules over live sources."""
+        if self.lost_at is not None:
+            return now - self.lost_at < ENDED_COUNTS_SECONDS
+        return self.closed is None or now - self.closed.at < ENDED_COUNTS_SECONDS
+
+    def shift(self, time: float) -> float:
+        """A time of the source's clock, by the exporter's clock."""
+        return time + self.skew
+
+
+class Run:
+    """One launch of an experiment."""
+
+    def __init__(self, name: str, at: float) -> None:
+        self.id = name
+        self.opened: wire.RunOpened | None = None
+        self.described_by_owner = False
+        self.owner: bytes = b""
+        self.started_at = at
+        self.closed: Closing | None = None
+        self.attempts = 0
+        self.sources: dict[bytes, Source] = {}
+        self.modes: dict[str, Mode] = {}
+        self.base = Base()
+        self.logs: deque[wire.LogLine] = deque(maxlen=LOG_LINES)
+        self.log_count = 0
+        # By the command's id, then by the source that answered.
+        self.commands: dict[str, dict[bytes, wire.CommandAnswered]] = {}
+        self.last_record_at = at
+        self.resumed_at = 0.0
+        self.progress_at = 0.0
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return self.opened.experiment if self.opened else ""
+
+    def mode(self, name: str) -> Mode:
+        """The mode of that name, made when new."""
+        found = self.modes.get(name)
+        if found is None:
+            opened = self.opened
+            found = self.modes[name] = Mode(
+                Tally(
+                    opened.episode_duration_buckets
+                    if opened
+                    else wire.EPISODE_DURATION_BUCKETS
+                ),
+                Tally(
+                    opened.episode_steps_buckets
+                    if opened
+                    else wire.EPISODE_STEPS_BUCKETS
+                ),
+            )
+        return found
+
+    def judged(self, episode: wire.EpisodeEnded) -> bool | None:
+        """Whether an episode is a success, as its source or else the run declared."""
+        if episode.success is not None or self.opened is None:
+            return episode.success
+        successes = self.opened.success
+        return None if successes is None else episode.outcome in successes
+
+    def contributions(self, now: float) -> list[Contribution]:
+        """The totals of the sources that are not folded into the base."""
+        return [
+            Contribution(one.name, one.schema, one.totals, one.counts_as_live(now))
+            for one in self.sources.values()
+            if not one.folded and one.totals
+        ]
+
+    def epochs(self) -> dict[str, int]:
+        """The newest epoch by mode."""
+        found: dict[str, int] = {}
+        for source in self.sources.values():
+            for mode, epoch in source.epochs.items():
+                found[mode] = max(epoch, found.get(mode, epoch))
+        return found
+
+
+class State:
+    """All runs, by their shown id."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.runs: dict[str, Run] = {}
+        self.sources: dict[bytes, tuple[Run, Source]] = {}
+        self._placed: dict[bytes, str] = {}
+        self._owners: dict[str, bytes] = {}
+        # Only as long as some source has it: a schema grows in many small steps.
+        self._schemas: WeakValueDictionary[object, Schema] = WeakValueDictionary()
+        self.exemplar_clock = 0.0
+
+    # --- placing --------------------------------------------------------------------
+
+    def place(
+        self,
+        source: bytes,
+        asked: str,
+        role: str,
+        owner: bytes,
+        resume: bool,
+        gone: Callable[[bytes], bool] = lambda source: False,
+    ) -> str:
+        """The id of the run to which a source belongs: the asked one, or ``<id>-2``.
+
+        A child goes where its owner is. A second owner gets a run of its own, unless
+        the run has ended, or lost its owner, and it resumes it.
+
+        Args:
+            source: the source's id.
+            asked: the run's id as the source says it.
+            role: owner, child or shared.
+            owner: the owner's source id, as a child knows it.
+            resume: whether an owner goes on with a run that was there.
+            gone: whether the connection of a source is gone.
+        """
+        if source in self._placed:
+            return self._placed[source]
+        name = asked
+        if role == "child":
+            name = self._placed.get(owner, asked)
+        elif role == "owner":
+            number = 1
+            while not self._free(name, resume, gone):
+                number += 1
+                name = f"{asked}-{number}"
+            self._owners[name] = source
+        self._placed[source] = name
+        return name
+
+    def _free(self, name: str, resume: bool, gone: Callable[[bytes], bool]) -> bool:
+        """Whether an owner may have this id: without owner, or over and resumed."""
+        holder = self._owners.get(name)
+        if holder is None:
+            return True
+        run = self.runs.get(name)
+        if run is None or run.owner != holder:  # placed a moment ago, not yet committed
+            return False
+        over = run.closed is not None or self._owner_lost(run) or gone(holder)
+        return resume and over
+
+    def _owner_lost(self, run: Run) -> bool:
+        owner = run.sources.get(run.owner)
+        return owner is None or owner.lost_at is not None or owner.closed is not None
+
+    def unplace(self, gone: Callable[[bytes], bool]) -> None:
+        """Forget sources that said hello, went, and never sent a record."""
+        waiting = [one for one in self._placed if one not in self.sources and gone(one)]
+        for source in waiting:
+            name = self._placed.pop(source)
+            if self._owners.get(name) == source:
+                run = self.runs.get(name)
+                if run is not None and run.owner:
+                    self._owners[name] = run.owner
+                else:
+                    del self._owners[name]
+
+    # --- folding records --------------------------------------------------------------
+
+    def apply(self, record: wire.AnyRecord, run_id: str, at: float) -> None:
+        """Fold one committed record, seen for the first time.
+
+        Args:
+            record: the record.
+            run_id: where :meth:`place` put its source.
+            at: the record's time by the exporter's clock, Unix seconds.
+
+        Raises:
+            ValueError: it contradicts what its source said before.
+        """
+        run = self.runs.get(run_id)
+        if run is None:
+            run = self.runs[run_id] = Run(run_id, at)
+        self._placed[record.source] = run_id
+        run.last_record_at = max(run.last_record_at, at)
+        run.started_at = min(run.started_at, at)
+        source = self._source(run, record, at)
+        source.opened_at = min(source.opened_at, at)
+        skew = at - record.time
+        source.skew = skew if abs(skew) > SKEW_SHOWN else 0.0
+        source.received.add(record.seq)
+        source.announced = max(source.announced, record.seq)
+        fold = _FOLDS.get(type(record))
+        if fold is not None:
+            fold(self, run, source, record, at)
+
+    def _source(self, run: Run, record: wire.AnyRecord, at: float) -> Source:
+        found = run.sources.get(record.source)
+        if found is None:
+            # Its own introduction may come later: records come in any order.
+            blank = wire.SourceOpened(
+                record.run, record.source, 0, record.time, role=""
+            )
+            found = Source(blank, at)
+            run.sources[record.source] = found
+            self.sources[record.source] = (run, found)
+        return found
+
+    def _source_opened(
+        self, run: Run, source: Source, record: wire.SourceOpened, at: float
+    ) -> None:
+        source.opened = record
+        if record.role == "owner":
+            if run.owner:  # resumed
+                run.closed = None
+                run.resumed_at = at
+                run.commands = {}
+            run.owner = source.id
+            run.attempts += 1
+            self._owners[run.id] = source.id
+        elif run.closed is not None and not run.owner:
+            run.closed = None  # an unowned run that a further source joins
+
+    def _run_opened(
+        self, run: Run, source: Source, record: wire.RunOpened, at: float
+    ) -> None:
+        owns = source.id == run.owner
+        if run.opened is None:
+            run.opened = record
+        elif owns:
+            run.opened = _described(record, run.opened)
+        else:
+            run.opened = _described(run.opened, record)
+        if owns and not run.described_by_owner:
+            run.described_by_owner = True
+            # Bounds can only be changed while nothing is counted under them.
+            run.modes = {name: mode for name, mode in run.modes.items() if mode.counts}
+
+    def _run_closed(
+        self, run: Run, source: Source, record: wire.RunClosed, at: float
+    ) -> None:
+        if not run.owner or run.owner == source.id:
+            run.closed = _closing(record, at)
+
+    def _source_closed(
+        self, run: Run, source: Source, record: wire.SourceClosed, at: float
+    ) -> None:
+        if record.totals:
+            self._take_totals(run, source, wire.unpack_totals(record.totals))
+        source.epochs = dict(record.epochs)
+        source.dropped = dict(record.dropped)
+        source.sample = None
+        source.lost_at = None
+        source.closed = _closing(record, at)
+
+    def _schema(self, run: Run, source: Source, record: wire.Schema, at: float) -> None:
+        source.schemas.append(record)
+        source.schemas.sort(key=lambda one: (one.first_series, one.first_metric))
+        while source.schemas and source.schema.goes_on_with(source.schemas[0]):
+            known = source.schema.width
+            grown = source.schema.grown(source.schemas.pop(0))
+            # One object for all sources that declared the same: merged by column.
+            key = (grown.metrics, grown.series)
+            source.schema = self._schemas.setdefault(key, grown)
+            run.base.declared(source.schema)
+            # Totals that came first: what is new of them is known only now.
+            run.base.arrived(source.schema, source.totals, source.totals[:known])
+
+    def _episode_started(
+        self, run: Run, source: Source, record: wire.EpisodeStarted, at: float
+    ) -> None:
+        run.progress_at = max(run.progress_at, at)
+        run.mode(record.mode).started += 1
+        if record.number not in source.ended:
+            source.started[record.number] = record
+
+    def _episode_ended(
+        self, run: Run, source: Source, record: wire.EpisodeEnded, at: float
+    ) -> None:
+        if not source.ended.add(record.number):
+            raise ValueError(f"episode {record.number} has ended already")
+        source.started.pop(record.number, None)
+        source.lost_episodes.discard(record.number)
+        run.progress_at = max(run.progress_at, at)
+        mode = run.mode(record.mode)
+        mode.ends.append(at)
+        outcome = record.outcome
+        if outcome not in mode.outcomes and len(mode.outcomes) >= MAX_OUTCOMES:
+            outcome = "other"
+        mode.outcomes[outcome] = mode.outcomes.get(outcome, 0) + 1
+        success = run.judged(record)
+        if success is not None:
+            mode.judged = True
+            mode.successes += success
+        trace = wire.trace_id(record.run, record.source, record.number)
+        seen = self.exemplar_clock = max(self.exemplar_clock, at)
+        mode.durations.add(record.duration, trace, seen)
+        mode.steps.add(record.steps, trace, seen)
+        for name, value in record.results.items():
+            full = name not in mode.results and len(mode.results) >= MAX_RESULTS
+            known = mode.results.setdefault(
+                "other" if full else name, deque(maxlen=RECENT_RESULTS)
+            )
+            known.append(value)
+
+    def _log(self, run: Run, source: Source, record: wire.LogLine, at: float) -> None:
+        run.logs.append(record)
+        run.log_count += 1
+
+    def _command_answered(
+        self, run: Run, source: Source, record: wire.CommandAnswered, at: float
+    ) -> None:
+        run.commands.setdefault(record.command, {})[source.id] = record
+
+    def _given_up(
+        self, run: Run, source: Source, record: wire.GivenUp, at: float
+    ) -> None:
+        # They were announced, and that they never come is known: still missing.
+        for _, last in record.ranges:
+            source.announced = max(source.announced, last)
+
+    # --- folding samples --------------------------------------------------------------
+
+    def apply_sample(self, source_id: bytes, sample: wire.Sample, at: float) -> bool:
+        """Fold a source's newest committed sample; False if there is nothing to it.
+
+        A sample of a closed source, or older than what was applied, is dropped.
+        ``at`` is when it came, by the exporter's clock, Unix seconds.
+        """
+        known = self.sources.get(source_id)
+        if known is None:
+            return False
+        run, source = known
+        if source.closed is not None:
+            return False
+        if source.sample is not None and sample.number <= source.sample.number:
+            return False
+        self._take_totals(run, source, wire.unpack_totals(sample.totals))
+        source.sample = sample
+        run.last_record_at = max(run.last_record_at, at)
+        source.announced = max(source.announced, sample.announced)
+        source.epochs = dict(sample.epochs)
+        source.dropped = dict(sample.dropped)
+        if sample.progress:
+            progress = min(source.shift(sample.progress), at)  # no clock runs ahead
+            run.progress_at = max(run.progress_at, progress)
+        return True
+
+    def _take_totals(self, run: Run, source: Source, totals: tuple[float, ...]) -> None:
+        run.base.arrived(source.schema, totals, source.totals)
+        source.totals = totals
+
+    # --- what time brings -------------------------------------------------------------
+
+    def source_lost(self, source_id: bytes, at: float) -> None:
+        """A source is lost."""
+        self.sources[source_id][1].lost_at = at
+
+    def source_returned(self, source_id: bytes) -> None:
+        """A lost source has been heard again."""
+        self.sources[source_id][1].lost_at = None
+
+    def episode_lost(self, source_id: bytes, number: int) -> None:
+        """An open episode of a lost source is closed by the exporter."""
+        run, source = self.sources[source_id]
+        started = source.started.pop(number, None)
+        if started is not None and number not in source.lost_episodes:
+            source.lost_episodes.add(number)
+            run.mode(started.mode).lost += 1
+
+    def fold_ended(self, now: float) -> None:
+        """Fold sources that ended long enough ago into their run's base."""
+        for run in self.runs.values():
+            for source in run.sources.values():
+                if source.folded or source.closed is None or source.counts_as_live(now):
+                    continue
+                # Unless a part of the schema is still to come.
+                if len(source.totals) == source.schema.width:
+                    run.base.fold(
+                        Contribution(source.name, source.schema, source.totals, False)
+                    )
+                    source.folded = True
+                    source.totals = ()
+                    source.schema = _NOTHING
+
+    def forget(self, run_id: str) -> None:
+        """Forget a run and its sources."""
+        run = self.runs.pop(run_id, None)
+        self._owners.pop(run_id, None)
+        for source in run.sources if run else ():
+            self.sources.pop(source, None)
+            self._placed.pop(source, None)
+
+    def open_sources(self) -> Iterable[tuple[Run, Source]]:
+        """Sources that have not closed."""
+        return [
+            (run, source)
+            for run, source in self.sources.values()
+            if source.closed is None
+        ]
+
+
+def _described(first: wire.RunOpened, other: wire.RunOpened) -> wire.RunOpened:
+    """What the first says of the run, and what only the other says."""
+    added = {
+        name: getattr(other, name)
+        for name in _DESCRIPTION
+        if not getattr(first, name) and getattr(other, name)
+    }
+    return msgspec.structs.replace(first, **added)
+
+
+def _closing(record: wire.RunClosed | wire.SourceClosed, at: float) -> Closing:
+    # A word of newer hooks means at least that it did not just complete.
+    ending = record.ending if record.ending in ENDINGS else "failed"
+    return Closing(ending, record.reason, record.error, at)
+
+
+_FOLDS: dict[type, Callable[[State, Run, Source, Any, float], None]] = {
+    wire.SourceOpened: State._source_opened,
+    wire.RunOpened: State._run_opened,
+    wire.RunClosed: State._run_closed,
+    wire.SourceClosed: State._source_closed,
+    wire.Schema: State._schema,
+    wire.EpisodeStarted: State._episode_started,
+    wire.EpisodeEnded: State._episode_ended,
+    wire.LogLine: State._log,
+    wire.CommandAnswered: State._command_answered,
+    wire.GivenUp: State._given_up,
+}

@@ -1,0 +1,403 @@
+"""What is served over HTTP: metrics, health, the API, and the live page's routes.
+
+Flask on werkzeug's threaded server, in the exporter's own process; each request reads
+snapshots and changes nothing but through the writer or ingest. Everything an experiment
+said is data here: it is escaped by JSON or by the templates, never trusted.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import (
+    generate_latest as openmetrics_text,
+)
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from experiment_hooks import wire
+from exporter import exposition, views
+from exporter.ingest import Ingest
+from exporter.journal import Reader
+from exporter.metrics import RunMetrics
+from exporter.state import Run, State
+from exporter.verdict import STOP_ID, Rules, deletable, verdict
+from exporter.writer import Writer
+
+logger = logging.getLogger("exporter")
+
+MAX_PAGE = 1000
+COMMAND_KEPT = 100
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the web's routes read and call."""
+
+    state: State
+    rules: Rules
+    reader: Reader
+    metrics: RunMetrics
+    registry: CollectorRegistry
+    ingest: Ingest
+    writer: Writer
+    clock: Callable[[], float]
+
+
+def create_app(served: Served) -> flask.Flask:
+    """The WSGI application, without the live page's routes."""
+    app = flask.Flask("exporter.live")
+    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    _add_health(app, served)
+    given = Given()
+    _add_api(app, served, given)
+    _add_commands(app, served, given)
+    app.after_request(_secured)
+    app.register_error_handler(HTTPException, _failed)
+    return app
+
+
+def _secured(response: flask.Response) -> flask.Response:
+    headers = response.headers
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("X-Frame-Options", "DENY")
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    headers.setdefault(
+        "Content-Security-Policy",
+        "default-src 'self'; img-src 'self' data:; style-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    )
+    return response
+
+
+def _failed(error: HTTPException) -> flask.Response:
+    """An error in the words of who asked: JSON for the API, else text."""
+    response = flask.make_response(error.get_response())
+    text = error.description or error.name
+    if flask.request.path.startswith("/api/"):
+        response.data, response.mimetype = (
+            json.dumps({"error": text}),
+            "application/json",
+        )
+    else:
+        response.data, response.mimetype = f"{text}\n", "text/plain"
+    return response
+
+
+# --- metrics and health ---------------------------------------------------------------
+
+
+def _add_health(app: flask.Flask, served: Served) -> None:
+    @app.get("/metrics")
+    def metrics() -> flask.Response:
+        accept = flask.request.headers.get("Accept", "")
+        openmetrics, content_type = exposition.negotiate(accept)
+        # In this order: the exporter's own say how many series the runs have.
+        body = served.metrics.render(openmetrics)
+        body += own_metrics(served.registry, openmetrics)
+        return flask.Response(body, content_type=content_type)
+
+    @app.get("/-/healthy")
+    def healthy() -> tuple[str, int]:
+        return "ok\n", 200
+
+    @app.get("/-/ready")
+    def ready() -> tuple[str, int]:
+        if not served.writer.is_alive() or not served.ingest.is_alive():
+            return "a part has ended: see the log\n", 503
+        if not served.writer.healthy:
+            return "the journal cannot be written\n", 503
+        return "ready\n", 200
+
+
+def own_metrics(registry: CollectorRegistry, openmetrics: bool) -> bytes:
+    """The exporter's own metrics; with the end marker in OpenMetrics."""
+    if openmetrics:
+        text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call]
+        return text
+    return generate_latest(registry)
+
+
+# --- the API --------------------------------------------------------------------------
+
+
+def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
+    @app.get("/api/v1/runs")
+    def runs() -> flask.Response:
+        found = views.runs(served.state, served.clock(), served.rules)
+        return _json({"runs": found})
+
+    @app.get("/api/v1/runs/<run>")
+    def run_detail(run: str) -> flask.Response:
+        with served.state.lock:
+            found = views.run_detail(_run(served, run), served.clock(), served.rules)
+        return _json(found)
+
+    @app.delete("/api/v1/runs/<run>")
+    def delete(run: str) -> tuple[str, int]:
+        with served.state.lock:
+            known = _run(served, run)
+            ended = verdict(known, served.clock(), served.rules).ended
+            free = deletable(known, served.clock(), served.rules)
+        if not ended:
+            flask.abort(409, "the run has not ended")
+        if not free:
+            flask.abort(409, "the run has ended, but some of its processes have not")
+        served.writer.delete(run)
+        given.forget(run)
+        return "", 204
+
+    @app.get("/api/v1/runs/<run>/episodes")
+    def episodes(run: str) -> flask.Response:
+        page = episode_page(served, run)
+        if flask.request.args.get("format") == "csv":
+            return _csv(page["episodes"])
+        return _json(page)
+
+
+def episode_page(served: Served, run: str) -> dict[str, Any]:
+    """A page of a run's episodes, as the request's arguments ask for it."""
+    args = flask.request.args
+    limit = _number(args.get("limit", "100"), "limit", 1, MAX_PAGE)
+    after = _number(args.get("after") or "0", "after", 0, 2**62)
+    mode, outcome = args.get("mode") or None, args.get("outcome") or None
+    with served.state.lock:
+        found = _run(served, run)
+        sources = dict(found.sources)
+        still_open = views.open_episodes(found)
+    rows = served.reader.episodes(
+        run, after=after, limit=limit, mode=mode, outcome=outcome
+    )
+    shown = [views.episode(row, sources.get(row.episode.source)) for row in rows]
+    more = len(rows) == limit
+    if not more and outcome is None:
+        # One may have ended since its run was looked at.
+        ended = {one["trace_id"] for one in shown}
+        shown += [
+            one
+            for one in still_open
+            if mode in (None, one["mode"]) and one["trace_id"] not in ended
+        ]
+    return {"episodes": shown, "next": str(rows[-1].id) if more else None}
+
+
+def _run(served: Served, name: str) -> Run:
+    run = served.state.runs.get(name)
+    if run is None:
+        flask.abort(404, f"there is no run {name!r}")
+    return run
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        flask.abort(400, f"{name} has to be a number")
+    return min(max(number, least), most)
+
+
+def _json(value: Any) -> flask.Response:
+    # NaN and infinities are no JSON: null, as browsers' own JSON.stringify writes them.
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        text = json.dumps(_plain(value), allow_nan=False)
+    return flask.Response(text, mimetype="application/json")
+
+
+def _plain(value: Any) -> Any:
+    """What a source said, as JSON can say it: bytes and times as text, for instance."""
+    if isinstance(value, dict):
+        return {_name(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def _name(key: Any) -> Any:
+    fits = key is None or isinstance(key, (bool, int, str))
+    return key if fits else str(key)
+
+
+def _csv(episodes: list[dict[str, Any]]) -> flask.Response:
+    results = sorted({name for row in episodes for name in row["results"]})
+    plain = [
+        "source", "mode", "epoch", "index", "outcome", "steps", "started", "ended",
+        "duration_seconds", "target", "trace_id",
+    ]  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*plain, *(f"result_{name}" for name in results)])
+    for row in episodes:
+        values = [row[name] for name in plain]
+        values += [row["results"].get(name) for name in results]
+        writer.writerow([_cell(value) for value in values])
+    return flask.Response(text.getvalue(), mimetype="text/csv")
+
+
+def _cell(value: Any) -> Any:
+    # A spreadsheet would run text that begins so as a formula.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+# --- commands -------------------------------------------------------------------------
+
+
+class Given:
+    """The commands that were given since the start, by run; from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, run: str, said: dict[str, Any]) -> None:
+        """Remember one; the oldest go."""
+        with self._lock:
+            known = self._found.setdefault(run, [])
+            known.append(said)
+            del known[:-COMMAND_KEPT]
+
+    def of(self, run: str) -> list[dict[str, Any]]:
+        """Copies of a run's commands, oldest first."""
+        with self._lock:
+            return [dict(one) for one in self._found.get(run, [])]
+
+    def forget(self, run: str) -> None:
+        """The run is deleted."""
+        with self._lock:
+            self._found.pop(run, None)
+
+
+def _add_commands(app: flask.Flask, served: Served, given: Given) -> None:
+    @app.get("/api/v1/runs/<run>/commands")
+    def commands(run: str) -> flask.Response:
+        with served.state.lock:
+            known = _run(served, run).commands
+            answers = {command: dict(found) for command, found in known.items()}
+        listed = given.of(run)
+        for one in listed:
+            told = answers.get(one["id"], {})
+            one["sources"] = [_answered(source, told) for source in one["sources"]]
+        return _json({"commands": listed})
+
+    @app.post("/api/v1/runs/<run>/commands")
+    def command(run: str) -> tuple[flask.Response, int]:
+        body = flask.request.get_json(silent=True)
+        if not isinstance(body, dict) or not isinstance(body.get("command"), str):
+            flask.abort(400, 'send JSON: {"command": "stop", "when": "step"}')
+        when = body.get("when", "step")
+        if when not in ("step", "episode", "now"):
+            flask.abort(400, "when is step, episode or now")
+        with served.state.lock:
+            found = _run(served, run)
+            live = [
+                one.id
+                for one in found.sources.values()
+                if one.closed is None and one.lost_at is None
+            ]
+        if body.get("source"):
+            live = [one for one in live if one.hex() == body["source"]]
+        if not live:
+            flask.abort(409, "no process of the run is there to take a command")
+        name = _text(body["command"], 100)
+        order = wire.Command(
+            id=(STOP_ID if name == "stop" else "") + secrets.token_hex(8),
+            name=name,
+            when=when,
+            reason=_text(body.get("reason") or "", 500),
+            by=flask.request.remote_addr or "",
+        )
+        for source in live:
+            served.ingest.command(source, order)
+        said = {
+            "id": order.id,
+            "command": order.name,
+            "when": when,
+            "reason": order.reason,
+            "by": order.by,
+            "at": served.clock(),
+            "sources": live,
+        }
+        given.add(run, said)
+        return _json({"id": order.id}), 202
+
+
+def _answered(source: bytes, told: dict[bytes, wire.CommandAnswered]) -> dict[str, str]:
+    answer = told.get(source)
+    return {
+        "source": source.hex(),
+        "state": answer.state if answer else "sent",
+        "detail": answer.detail if answer else "",
+    }
+
+
+def _text(value: object, most: int) -> str:
+    # JSON can say half a surrogate pair, the wire cannot.
+    return str(value)[:most].encode("utf-8", "replace").decode()
+
+
+# --- the server -----------------------------------------------------------------------
+
+
+class _Quiet(WSGIRequestHandler):
+    """Requests are not worth a log line each; a broken connection is no error."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 60.0
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+    def log_error(self, format: str, *args: object) -> None:
+        logger.debug("http: " + format, *args)
+
+
+class Server(threading.Thread):
+    """Serves the application; its thread waits for connections, each gets its own.
+
+    Raises:
+        OSError: the port cannot be bound.
+    """
+
+    def __init__(self, app: flask.Flask, host: str, port: int) -> None:
+        super().__init__(name="web", daemon=True)
+        try:
+            self._server: BaseWSGIServer = make_server(
+                host, port, app, threaded=True, request_handler=_Quiet
+            )
+        except SystemExit as error:  # werkzeug's way to say that the port is taken
+            raise OSError(f"cannot listen on {host}:{port}") from error
+        self._server.daemon_threads = True  # type: ignore[attr-defined]
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_port)
+
+    def run(self) -> None:
+        """Serve until closed."""
+        self._server.serve_forever(poll_interval=0.1)
+
+    def close(self) -> None:
+        """Stop listening; again: nothing."""
+        if self.is_alive():
+            self._server.shutdown()
+            self.join(5.0)
+        self._server.server_close()

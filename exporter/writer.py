@@ -1,0 +1,472 @@
+"""The one writer: commits what came in groups, then acknowledges, then folds.
+
+This thread owns the journal and is the only one that changes the state. Nothing is
+told to anybody (acknowledged, counted in ``/metrics``, sent as a trace) before it is on
+disk. When the disk refuses, nothing is acknowledged: the sources keep what they have
+and send it again.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from experiment_hooks import wire
+from exporter.ingest import Arrival, Inbox, Newest, Peer
+from exporter.journal import Batch, Entry, Journal, Totals
+from exporter.state import Run, Source, State, Tally
+from exporter.verdict import (
+    Link,
+    Rules,
+    deletable,
+    episodes_to_close,
+    links_of,
+    source_lost,
+    verdict,
+)
+
+logger = logging.getLogger("exporter")
+
+TICK = 1.0
+TIDY = 60.0
+"""Seconds between two looks for what nobody will ask for any more."""
+RETENTION_TICK = 3600.0
+FORGET_AFTER = 60.0
+MAX_BATCH = 5000
+DATA_ERRORS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    ArithmeticError,
+    TypeError,
+    ValueError,
+)
+"""What SQLite and its module raise where not the disk but a value is at fault."""
+COMMIT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LOST_ERROR = wire.ErrorInfo(
+    "source_lost", "the process was not heard again before the episode ended"
+)
+
+
+class Writer(threading.Thread):
+    """Commits, folds, acknowledges; ``close`` commits what is left.
+
+    Args:
+        journal: the disk; from now on this thread's.
+        state: changed by this thread only.
+        inbox: what ingest hands over.
+        links: ingest's view of the sources' connections.
+        acknowledge: tells ingest which records are committed.
+        on_change: called after each commit that changed something to be seen.
+        rules: of the verdict.
+        lost_after: seconds after a source's loss when its episodes are closed.
+        retention: seconds after its end when a run is deleted; 0 keeps all.
+        forget_links: tells ingest whose links are not asked for any more.
+        clock: Unix seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 (its surroundings, once)
+        self,
+        *,
+        journal: Journal,
+        state: State,
+        inbox: Inbox,
+        links: dict[bytes, Link],
+        acknowledge: Callable[[list[tuple[Peer, int]]], None],
+        on_change: Callable[[], None],
+        rules: Rules,
+        lost_after: float,
+        retention: float = 0.0,
+        forget_links: Callable[[list[bytes]], None] = lambda sources: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name="writer", daemon=True)
+        self.healthy = True
+        self.commit_times = Tally(COMMIT_BUCKETS)
+        self.duplicates = 0
+        self.dropped: Counter[str] = Counter()
+        self._journal = journal
+        self._state = state
+        self._inbox = inbox
+        self._links = links
+        self._acknowledge = acknowledge
+        self._on_change = on_change
+        self._rules = rules
+        self._lost_after = lost_after
+        self._retention = retention
+        self._forget_links = forget_links
+        self._clock = clock
+        self._born = clock()
+        self._sent: deque[int] = deque()
+        self._pending: dict[bytes, Newest] = {}
+        self._deletions: deque[str] = deque()
+        self._flushes: deque[threading.Event] = deque()
+        self._next_tidy = 0.0  # monotonic, as the next
+        self._next_retention = 0.0
+        self._closing = False
+
+    # --- called by other threads ------------------------------------------------------
+
+    def traces_sent(self, ids: list[int]) -> None:
+        """The traces of these episodes have been delivered."""
+        self._sent.extend(ids)
+
+    def delete(self, run: str) -> None:
+        """Forget an ended run."""
+        self._deletions.append(run)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until all that is in the inbox now has been committed."""
+        done = threading.Event()
+        self._flushes.append(done)
+        self._inbox.wake()
+        return self.is_alive() and done.wait(timeout)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Commit what is left and end the thread; again: nothing."""
+        self._closing = True
+        self._inbox.wake()
+        if self.is_alive():
+            self.join(timeout)
+
+    # --- start ------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Fold the whole journal, before the thread starts."""
+        self._replay()
+        state = self._state
+        for source, number in self._journal.lost_episodes():
+            if source in state.sources:
+                state.episode_lost(source, number)
+        for run, mode, number in self._journal.late_episodes():
+            if run in state.runs:
+                state.runs[run].mode(mode).lost += number
+        for totals in self._journal.totals():
+            self._restore_totals(totals)
+        for source, at in self._journal.losses():
+            if source in state.sources:
+                state.source_lost(source, at)
+        state.fold_ended(self._clock())
+
+    def _replay(self) -> None:
+        sources = self._state.sources
+        early: list[tuple[bytes, int]] = []
+        for run, at, record, source, seq in self._journal.replay():
+            if record is not None:
+                self._fold(record, run, at)
+            elif source in sources:  # an episode's end: its row comes later
+                sources[source][1].received.add(seq)
+            else:
+                early.append((source, seq))
+        for source, seq in early:
+            if source in sources:
+                sources[source][1].received.add(seq)
+
+    def _restore_totals(self, totals: Totals) -> None:
+        try:
+            sample = wire.decode_from_source(totals.data)
+        except wire.WireError:
+            return
+        known = self._state.sources.get(totals.source)
+        if known is not None and isinstance(sample, wire.Sample):
+            self._state.apply_sample(totals.source, sample, totals.at)
+
+    # --- the thread -------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Commit in groups, at least once a second, until closed."""
+        next_tick = time.monotonic() + TICK
+        while True:
+            wait = max(0.001, next_tick - time.monotonic())
+            arrivals = self._inbox.take(wait, MAX_BATCH)
+            # Read after the waiting: who asks wakes it, and is served in this round.
+            closing, flushes = self._closing, len(self._flushes)
+            ticking = closing or time.monotonic() >= next_tick
+            if ticking:
+                next_tick = time.monotonic() + TICK
+            try:
+                self._round(arrivals, ticking)
+            except Exception:  # a bug: nothing of it was acknowledged
+                logger.exception("the writer failed at %d records", len(arrivals))
+                self.dropped["internal"] += len(arrivals)
+                time.sleep(0.2)
+            if self._inbox.records.empty():
+                for _ in range(flushes):
+                    self._flushes.popleft().set()
+                if closing:
+                    return
+
+    def _round(self, arrivals: list[Arrival], ticking: bool) -> None:
+        batch = Batch()
+        settled = self._sort(arrivals, batch)
+        if ticking:
+            self._tick(batch)
+        if batch or not self.healthy:
+            self._commit(batch, settled)
+        elif settled:
+            self._acknowledge(settled)
+        if batch or ticking:
+            self._on_change()
+
+    def _sort(self, arrivals: list[Arrival], batch: Batch) -> list[tuple[Peer, int]]:
+        """Put what is new into the batch; once that is committed, all is settled."""
+        settled = []
+        seen: set[tuple[bytes, int]] = set()
+        for arrival in arrivals:
+            record = arrival.record
+            settled.append((arrival.peer, arrival.seq))
+            known = self._state.sources.get(record.source)
+            key = (record.source, record.seq)
+            if key in seen or (known is not None and record.seq in known[1].received):
+                self.duplicates += 1
+                continue
+            seen.add(key)
+            # By the exporter's clock, and never in its future.
+            at = min(record.time + arrival.peer.skew, arrival.received)
+            batch.entries.append(Entry(arrival.peer.run, at, arrival.data, record))
+            if isinstance(record, wire.SourceClosed):
+                batch.closed.append(record.source)
+        return settled
+
+    def _commit(self, batch: Batch, settled: list[tuple[Peer, int]]) -> None:
+        started = time.perf_counter()
+        try:
+            if not self.healthy:
+                self._journal.probe()
+            self._journal.commit(batch)
+        except DATA_ERRORS as error:
+            self._sift(batch, settled, error)
+            return
+        except sqlite3.Error as error:
+            self._refused(batch, error)
+            return
+        if not self.healthy:
+            logger.warning("the journal can be written again")
+        self.healthy = True
+        self.commit_times.add(time.perf_counter() - started)
+        if settled:
+            self._acknowledge(settled)
+        with self._state.lock:
+            self._apply(batch)
+
+    def _sift(
+        self, batch: Batch, settled: list[tuple[Peer, int]], error: Exception
+    ) -> None:
+        """Commit by halves, so that what cannot be stored costs only itself."""
+        entries = batch.entries
+        rest = replace(batch, entries=[])
+        if not entries or (len(entries) == 1 and not rest):
+            self.dropped["unwritable"] += 1
+            whose = entries[0].run if entries else ""
+            logger.warning("run %r: something cannot be kept: %s", whose, error)
+            self._acknowledge(settled)  # it will never get better
+            return
+        middle = len(entries) // 2
+        for part in (entries[:middle], entries[middle:]):
+            theirs = {(one.record.source, one.record.seq) for one in part}
+            mine = [one for one in settled if _key(one) in theirs]
+            settled = [one for one in settled if _key(one) not in theirs]
+            if part:
+                self._commit(Batch(entries=part), mine)
+        if rest:
+            self._commit(rest, [])
+        self._acknowledge(settled)  # what had come before
+
+    def _refused(self, batch: Batch, error: sqlite3.Error) -> None:
+        """The disk does not take it: what no source sends again is kept for later."""
+        if self.healthy:
+            logger.error(
+                "the journal cannot be written, nothing is acknowledged: %s", error
+            )
+        self.healthy = False
+        self.dropped["journal"] += len(batch.entries)
+        self._sent.extendleft(reversed(batch.sent))
+        self._deletions.extendleft(run for run, _ in reversed(batch.deleted))
+        time.sleep(0.2)  # no busy loop
+
+    def _apply(self, batch: Batch) -> None:
+        state = self._state
+        for entry in batch.entries:
+            self._fold(entry.record, entry.run, entry.at)
+        for totals in batch.totals:
+            newest = self._pending.pop(totals.source, None)
+            if newest is not None:
+                state.apply_sample(totals.source, newest.sample, newest.received)
+        for source, at in batch.lost:
+            state.source_lost(source, at)
+        for source in batch.returned:
+            state.source_returned(source)
+        for entry in batch.lost_episodes:
+            assert isinstance(entry.record, wire.EpisodeEnded)
+            state.episode_lost(entry.record.source, entry.record.number)
+        for run, _ in batch.deleted:
+            state.forget(run)
+
+    def _fold(self, record: wire.AnyRecord, run: str, at: float) -> None:
+        # It is on disk, and comes again at each start: it may not end the thread.
+        try:
+            self._state.apply(record, run, at)
+        except ValueError as error:
+            self.dropped["contradiction"] += 1
+            logger.warning("run %r: a record contradicts another: %s", run, error)
+        except Exception:
+            self.dropped["internal"] += 1
+            logger.exception("run %r: a record could not be folded", run)
+
+    # --- once a second ----------------------------------------------------------------
+
+    def _tick(self, batch: Batch) -> None:
+        now = self._clock()
+        self._pending.update(self._inbox.take_samples())
+        closing = set(batch.closed)
+        for source_id, newest in list(self._pending.items()):
+            useless = self._useless(source_id, newest, closing, now)
+            if useless:
+                del self._pending[source_id]
+                self.dropped[useless] += 1
+            elif source_id in self._state.sources:
+                run, _ = self._state.sources[source_id]
+                batch.totals.append(_totals(run, source_id, newest))
+        self._judge(batch, now)
+        while self._sent:
+            batch.sent.append(self._sent.popleft())
+        self._retain(now)
+        busy = {entry.run for entry in batch.entries}
+        for run_id in [self._deletions.popleft() for _ in range(len(self._deletions))]:
+            known = self._state.runs.get(run_id)
+            if run_id in busy:  # looked at again when this is folded
+                self._deletions.append(run_id)
+            # It may have been resumed since somebody asked.
+            elif known is not None and deletable(known, now, self._rules):
+                batch.deleted.append((run_id, list(known.sources)))
+        with self._state.lock:
+            self._state.fold_ended(now)
+        self._tidy(now)
+
+    def _useless(
+        self, source_id: bytes, newest: Newest, closing: set[bytes], now: float
+    ) -> str:
+        """Why a sample is dropped; empty if it is kept."""
+        known = self._state.sources.get(source_id)
+        if known is None:  # its first records are not committed yet
+            late = now - newest.received > FORGET_AFTER
+            return "unknown_source" if late else ""
+        source = known[1]
+        if source.closed is not None or source_id in closing:
+            return "closed_source"
+        applied = source.sample
+        if applied is not None and newest.sample.number <= applied.number:
+            return "older"
+        return ""
+
+    def _judge(self, batch: Batch, now: float) -> None:
+        """Which sources are lost, which are back, and whose episodes are closed."""
+        closing = set(batch.closed)
+        ending = {
+            (entry.record.source, entry.record.number)
+            for entry in batch.entries
+            if isinstance(entry.record, wire.EpisodeEnded)
+        }
+        for run, source in self._state.open_sources():
+            if source.id in closing:
+                continue
+            link = links_of(self._links, source, self._born)
+            if not source_lost(link, now, self._rules):
+                if source.lost_at is not None and source.id in self._links:
+                    batch.returned.append(source.id)
+                continue
+            if source.lost_at is None:
+                batch.lost.append((source.id, now))
+            for started in episodes_to_close(source, now, self._lost_after):
+                if (source.id, started.number) not in ending:
+                    batch.lost_episodes.append(_lost_episode(run, source, started, now))
+
+    # --- now and then -----------------------------------------------------------------
+
+    def _retain(self, now: float) -> None:
+        """Delete runs that ended longer ago than the retention."""
+        if not self._retention or time.monotonic() < self._next_retention:
+            return
+        self._next_retention = time.monotonic() + RETENTION_TICK
+        for run in list(self._state.runs.values()):
+            ended = verdict(run, now, self._rules).ended_at or now
+            if now - ended > self._retention and deletable(run, now, self._rules):
+                logger.info("run %r ended long ago, and is forgotten", run.id)
+                self._deletions.append(run.id)
+
+    def _tidy(self, now: float) -> None:
+        """Forget the connections of sources that nobody will ask for."""
+        if time.monotonic() < self._next_tidy:
+            return
+        self._next_tidy = time.monotonic() + TIDY
+        sources = self._state.sources
+
+        def gone(source: bytes) -> bool:
+            link = self._links.get(source)
+            since = link.gone_since if link else 0.0
+            return since is not None and now - since > FORGET_AFTER
+
+        with self._state.lock:
+            self._state.unplace(gone)
+        over = [
+            source
+            for source in list(self._links)
+            if gone(source) and (source not in sources or sources[source][1].folded)
+        ]
+        if over:
+            self._forget_links(over)
+
+    def verdicts(self) -> dict[str, str]:
+        """The verdict on every run, by its id."""
+        now = self._clock()
+        with self._state.lock:
+            return {
+                name: verdict(run, now, self._rules).state
+                for name, run in self._state.runs.items()
+            }
+
+
+def _key(settled: tuple[Peer, int]) -> tuple[bytes, int]:
+    peer, seq = settled
+    return peer.hello.source, seq
+
+
+def _totals(run: Run, source: bytes, newest: Newest) -> Totals:
+    # The moment is for who looks now; what is committed are the totals.
+    slim = msgspec.structs.replace(newest.sample, moments=(), streams={})
+    return Totals(run.id, source, newest.received, wire.encode(slim))
+
+
+def _lost_episode(
+    run: Run, source: Source, started: wire.EpisodeStarted, now: float
+) -> Entry:
+    """The end that the source could not tell: at the last thing known of it."""
+    steps, last = 0, started.time
+    if source.sample is not None:
+        for shown in source.sample.open:
+            if shown.number == started.number:
+                steps, last = shown.steps, max(last, shown.last)
+    record = wire.EpisodeEnded(
+        run=started.run,
+        source=started.source,
+        seq=started.seq,
+        time=last,
+        number=started.number,
+        mode=started.mode,
+        started=started.time,
+        duration=max(0.0, last - started.time),
+        steps=steps,
+        outcome="",
+        epoch=started.epoch,
+        index=started.index,
+        target=started.target,
+        seed=started.seed,
+        error=LOST_ERROR,
+    )
+    return Entry(run.id, now, wire.encode(record), record)

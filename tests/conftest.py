@@ -1,0 +1,239 @@
+"""Fixtures for all tests; the work is done in ``support.py``.
+
+On a Python below 3.11 only the hooks' tests are collected: a file that imports what
+needs a newer one, itself or by a module of the tests that it imports, is left out. So
+are, on all but 3.11, the tests of what chooses its own Pythons: once is enough.
+"""
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any, Callable, Generator, Iterator, List, Optional, Set
+
+import hypothesis
+import pytest
+
+from tests import support
+from tests.support import Exporter, Prometheus, Pythons
+
+# --- what is collected ---------------------------------------------------------------
+
+_NEWER = (
+    "exporter|experiments|prometheus_client|opentelemetry|grpc|google|hydra|omegaconf"
+    "|flask|flask_sock|simple_websocket|werkzeug|PIL|gymnasium|playwright|yaml"
+)
+_IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
+_IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
+_ONCE = {"test_run_sh.py", "test_wheel.py"}
+
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit
+# that; here they are interrupted as people interrupt theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# CI tries the same examples each time, so that its verdict is about the change; people
+# explore: what they find becomes a fix, and an example of its own.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if support.IN_CI:
+    hypothesis.settings.load_profile("ci")
+
+
+def _needs_newer(path: Path, seen: Set[Path]) -> bool:
+    if path in seen or not path.exists():
+        return False
+    seen.add(path)
+    source = path.read_text(encoding="utf-8")
+    if _IMPORTS_NEWER.search(source):
+        return True
+    modules = _IMPORTS_TESTS.findall(source)
+    root = Path(__file__).parent
+    return any(
+        _needs_newer(root.joinpath(*module.split(".")).with_suffix(".py"), seen)
+        for module in modules
+    )
+
+
+def pytest_ignore_collect(collection_path: Path) -> Optional[bool]:
+    if collection_path.name in _ONCE and support.THIS != "3.11":
+        return True
+    if support.RUNS_EXPORTER or collection_path.suffix != ".py":
+        return None
+    return True if _needs_newer(collection_path, set()) else None
+
+
+# --- logs of what failed -------------------------------------------------------------
+
+_logs = pytest.StashKey[List[Path]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, Any, Any]:
+    report = yield
+    if report.failed:
+        for path in item.stash.get(_logs, []):
+            if path.exists():
+                text = path.read_text(errors="replace")[-20_000:]
+                report.sections.append((str(path), text))
+    return report
+
+
+@pytest.fixture
+def show_log(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Call it with a file: what is in it is shown when the test fails."""
+    paths: List[Path] = request.node.stash.setdefault(_logs, [])
+    return paths.append
+
+
+# --- the surroundings ----------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test sees the user's own settings, and none writes into the user's home."""
+    for name in list(os.environ):
+        if name.startswith(("EPISIGHT_", "OTEL_")):
+            monkeypatch.delenv(name)
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("XDG_STATE_HOME", str(base / "state"))
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """:func:`support.eventually`, for tests that like it as a fixture."""
+    return support.eventually
+
+
+# --- the hooks' other side -----------------------------------------------------------
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A ``testing.Listener`` that the hooks of this process and its children find.
+
+    At the end no run may be open, and the hooks may have said nothing malformed.
+    """
+    from experiment_hooks import current_run
+    from experiment_hooks.testing import Listener
+
+    with Listener() as found:
+        monkeypatch.setenv("EPISIGHT_ENDPOINT", found.endpoint)
+        yield found
+    left = current_run()
+    while current_run() is not None:
+        current_run().close()  # type: ignore[union-attr]
+    assert left is None, "the test left a run open"
+    assert found.complaints == []
+
+
+# --- processes -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_python(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[Pythons]:
+    """``run_python(code, env=..., python="3.8")`` runs it to its end;
+    ``run_python.start(...)`` returns at once."""
+    pythons = Pythons(tmp_path, show_log)
+    yield pythons
+    pythons.stop()
+
+
+@pytest.fixture
+def exporter_process(
+    tmp_path: Path, show_log: Callable[[Path], None]
+) -> Iterator[Callable[..., Exporter]]:
+    """``exporter_process("run.grace_seconds=1", env=...)``: a real one, ready.
+
+    ``wait=False`` does not start it: call ``launch()`` or ``start()``.
+    """
+    made: List[Exporter] = []
+
+    def make(*overrides: str, wait: bool = True, **options: Any) -> Exporter:
+        directory = tmp_path / f"exporter_{len(made)}"
+        exporter = Exporter(directory, *overrides, **options)
+        made.append(exporter)
+        show_log(exporter.log)
+        return exporter.start() if wait else exporter
+
+    yield make
+    for exporter in made:
+        exporter.stop()
+
+
+@pytest.fixture
+def prometheus_process(
+    tmp_path: Path, show_log: Callable[[Path], None]
+) -> Iterator[Callable[..., Prometheus]]:
+    """``prometheus_process(exporter.web)``: a real one that scrapes it, ready."""
+    made: List[Prometheus] = []
+
+    def make(*targets: str, **options: Any) -> Prometheus:
+        directory = tmp_path / f"prometheus_{len(made)}"
+        prometheus = Prometheus(directory, list(targets), **options)
+        made.append(prometheus)
+        show_log(prometheus.process.log)
+        prometheus.wait_ready()
+        return prometheus
+
+    yield make
+    for prometheus in made:
+        prometheus.stop()
+
+
+# --- a browser -----------------------------------------------------------------------
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """A real browser with an empty profile; ``chromium.new_context()`` and so on."""
+    support.require(
+        CHROMIUM.exists(), "Chromium is not installed (Debian: apt install chromium)"
+    )
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        support.require(False, "playwright is not installed in this environment")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=CHROMIUM_FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium_page(chromium: Any) -> Any:
+    """A page of a real browser; its deadlines are 10 seconds."""
+    page = chromium.new_page()
+    page.set_default_timeout(10_000)
+    return page
+
+
+@pytest.fixture
+def console_errors(chromium_page: Any) -> List[str]:
+    """What ``chromium_page`` complained about: console errors, exceptions, answers."""
+    found: List[str] = []
+
+    def on_console(message: Any) -> None:
+        if message.type == "error":
+            found.append(message.text)
+
+    chromium_page.on("console", on_console)
+    chromium_page.on("pageerror", lambda error: found.append(str(error)))
+    return found

@@ -1,0 +1,354 @@
+"""The journal: what was committed is there, all of it or nothing, and once."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+from experiment_hooks import wire
+from exporter.journal import Batch, Entry, Journal, JournalError, Reader, Row, Totals
+from tests.making import NOON, Teller, sample
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path, traces=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reader(journal: Journal) -> Iterator[Reader]:
+    made = Reader(journal.path)
+    yield made
+    made.close()
+
+
+def entry(record: wire.AnyRecord, run: str = "run", at: float | None = None) -> Entry:
+    when = record.time if at is None else at
+    return Entry(run, when, wire.encode(record), record)
+
+
+def batch(*records: wire.AnyRecord, run: str = "run") -> Batch:
+    return Batch(entries=[entry(record, run) for record in records])
+
+
+def lost(started: wire.EpisodeStarted) -> Entry:
+    """The end of an episode that the exporter tells."""
+    told = wire.EpisodeEnded(
+        run=started.run,
+        source=started.source,
+        seq=started.seq,
+        time=started.time,
+        number=started.number,
+        mode=started.mode,
+        started=started.time,
+        duration=1.0,
+        steps=0,
+        outcome="",
+    )
+    return entry(told)
+
+
+def replayed(journal: Journal) -> list[tuple[str, str, int]]:
+    return [
+        (run, type(record).__name__, seq)
+        for run, _, record, _, seq in journal.replay()
+        if record is not None
+    ]
+
+
+def numbers(rows: list[Row]) -> list[int]:
+    return [row.episode.number for row in rows]
+
+
+# --- commits ----------------------------------------------------------------------
+
+
+def test_records_come_back_in_the_order_of_their_commit_and_ends_last(
+    journal: Journal,
+) -> None:
+    teller = Teller()
+    records = [teller.opened(), teller.started(), teller.ended(), teller.log("x")]
+    journal.commit(batch(*records))
+    found = [record for _, _, record, _, _ in journal.replay() if record is not None]
+    assert found == [records[0], records[1], records[3], records[2]]
+
+
+def test_a_commit_is_all_or_nothing(journal: Journal, reader: Reader) -> None:
+    teller = Teller()
+    first = teller.opened()
+    journal.commit(batch(first))
+    again = batch(teller.started(), teller.ended(), first)
+    again.totals.append(Totals("run", teller.id, NOON, b""))
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.commit(again)
+    assert replayed(journal) == [("run", "SourceOpened", 1)]
+    assert journal.totals() == []
+    assert reader.episodes("run") == []
+    journal.commit(batch(teller.log("it goes on")))
+
+
+def test_what_was_committed_survives_the_exporter(path: Path) -> None:
+    teller = Teller()
+    with Journal(path, traces=False) as journal:
+        journal.commit(batch(teller.opened(), teller.started()))
+        journal.commit(
+            Batch(
+                totals=[Totals("run", teller.id, NOON, wire.encode(sample(3, [1.0])))],
+                lost=[(teller.id, NOON + 5)],
+            )
+        )
+    with Journal(path, traces=False) as journal:
+        assert [kind for _, kind, _ in replayed(journal)] == [
+            "SourceOpened",
+            "EpisodeStarted",
+        ]
+        (totals,) = journal.totals()
+        assert wire.decode_from_source(totals.data) == sample(3, [1.0])
+        assert journal.losses() == [(teller.id, NOON + 5)]
+
+
+def test_the_newest_totals_of_a_source_replace_the_ones_before(
+    journal: Journal,
+) -> None:
+    for at in (NOON, NOON + 1):
+        journal.commit(Batch(totals=[Totals("run", b"a" * 16, at, b"%f" % at)]))
+    assert [totals.at for totals in journal.totals()] == [NOON + 1]
+
+
+def test_a_closed_source_has_neither_totals_nor_a_loss(journal: Journal) -> None:
+    source = Teller()
+    said = Batch(totals=[Totals("run", source.id, NOON, b"")], lost=[(source.id, NOON)])
+    journal.commit(said)
+    journal.commit(Batch(entries=[entry(source.closed())], closed=[source.id]))
+    assert (journal.totals(), journal.losses()) == ([], [])
+
+
+def test_a_source_that_returned_is_not_lost(journal: Journal) -> None:
+    journal.commit(Batch(lost=[(b"a" * 16, NOON), (b"b" * 16, NOON)]))
+    journal.commit(Batch(returned=[b"a" * 16]))
+    assert journal.losses() == [(b"b" * 16, NOON)]
+
+
+def test_an_empty_batch_is_false() -> None:
+    assert not Batch()
+    assert Batch(sent=[1])
+
+
+def test_whether_it_can_be_written_can_be_asked(journal: Journal) -> None:
+    journal.probe()
+    journal._db.execute("PRAGMA query_only=1")
+    with pytest.raises(sqlite3.Error):
+        journal.probe()
+
+
+def test_a_record_of_a_newer_version_is_kept_and_skipped(
+    journal: Journal, path: Path
+) -> None:
+    record = Teller().log("x")
+    strange = Entry("run", NOON, b"\x81\xa4kind\xa6future", record)
+    journal.commit(Batch(entries=[strange]))
+    assert [found for _, _, found, _, _ in journal.replay()] == [None]
+
+
+# --- episodes ---------------------------------------------------------------------
+
+
+def test_a_late_end_replaces_the_row_of_a_lost_episode(
+    journal: Journal, reader: Reader
+) -> None:
+    teller = Teller()
+    started = teller.started(7)
+    journal.commit(batch(started))
+    journal.commit(Batch(lost_episodes=[lost(started)]))
+    (row,) = reader.episodes("run")
+    assert (row.outcome, row.late) == (None, False)
+    assert journal.lost_episodes() == [(teller.id, 7)]
+    journal.commit(batch(teller.ended(7)))
+    (row,) = reader.episodes("run")
+    assert (row.outcome, row.late) == ("correct", True)
+    assert journal.lost_episodes() == []
+    assert journal.late_episodes() == [("run", "eval", 1)]
+
+
+def test_an_end_that_comes_with_its_loss_wins(journal: Journal, reader: Reader) -> None:
+    teller = Teller()
+    started = teller.started()
+    both = batch(started, teller.ended())
+    both.lost_episodes.append(lost(started))
+    journal.commit(both)
+    (row,) = reader.episodes("run")
+    assert (row.outcome, row.late) == ("correct", False)
+    assert journal.lost_episodes() == []
+
+
+def test_an_episode_that_has_ended_stays_as_it_is(
+    journal: Journal, reader: Reader
+) -> None:
+    teller = Teller()
+    journal.commit(batch(teller.started(), teller.ended()))
+    before = reader.episodes("run")
+    journal.commit(batch(teller.ended(outcome="confused")))
+    assert reader.episodes("run") == before
+    assert journal.late_episodes() == []
+
+
+def test_the_outbox_holds_each_ended_episode_until_it_is_sent(
+    journal: Journal, reader: Reader
+) -> None:
+    teller = Teller()
+    journal.commit(batch(*(teller.ended(n) for n in range(3))))
+    rows = reader.to_send(10)
+    assert numbers(rows) == [0, 1, 2]
+    assert numbers(reader.to_send(2)) == [0, 1]
+    journal.commit(Batch(sent=[rows[1].id, 999]))
+    assert numbers(reader.to_send(10)) == [0, 2]
+    assert reader.count_to_send() == 2
+
+
+def test_without_a_trace_store_there_is_no_outbox(path: Path) -> None:
+    with Journal(path, traces=False) as journal:
+        journal.commit(batch(Teller().ended()))
+        reader = Reader(path)
+        assert reader.to_send(10) == []
+        reader.close()
+
+
+def test_episodes_are_read_page_by_page_in_the_order_of_their_ends(
+    journal: Journal, reader: Reader
+) -> None:
+    teller, other = Teller(1), Teller(2)
+    for number in (3, 1, 2):
+        journal.commit(batch(teller.ended(number)))
+        journal.commit(batch(other.ended(number), run="other"))
+    first = reader.episodes("run", limit=2)
+    assert numbers(first) == [3, 1]
+    assert numbers(reader.episodes("run", after=first[-1].id)) == [2]
+    assert numbers(reader.newest_episodes("run", 2)) == [2, 1]
+
+
+def test_episodes_are_found_by_mode_and_outcome(
+    journal: Journal, reader: Reader
+) -> None:
+    teller = Teller()
+    started = teller.started(9)
+    journal.commit(
+        batch(
+            started,
+            teller.ended(0, "eval", "correct"),
+            teller.ended(1, "train", "confused"),
+            teller.ended(2, "eval", "confused"),
+        )
+    )
+    journal.commit(Batch(lost_episodes=[lost(started)]))
+    assert numbers(reader.episodes("run", mode="eval")) == [0, 2, 9]
+    assert numbers(reader.episodes("run", outcome="confused")) == [1, 2]
+    assert numbers(reader.episodes("run", mode="eval", outcome="confused")) == [2]
+    assert numbers(reader.episodes("run", outcome="lost")) == [9]
+    assert numbers(reader.episodes("run", outcome="nothing")) == []
+
+
+# --- deleting ---------------------------------------------------------------------
+
+
+def test_a_deleted_run_leaves_nothing_and_its_neighbour_everything(
+    journal: Journal, reader: Reader
+) -> None:
+    for number, run in ((1, "gone"), (2, "stays")):
+        teller = Teller(number, run)
+        journal.commit(batch(teller.opened(), teller.ended(), run=run))
+        totals = [Totals(run, teller.id, NOON, b"")]
+        journal.commit(Batch(totals=totals, lost=[(teller.id, NOON)]))
+    journal.commit(Batch(deleted=[("gone", [Teller(1).id])]))
+    for table, count in (("records", 2), ("episodes", 1), ("totals", 1), ("losses", 1)):
+        (left,) = journal._db.execute(f"SELECT count(*) FROM {table}").fetchone()
+        assert left == count, table
+    assert reader.episodes("gone") == []
+    assert {run for run, _, _ in replayed(journal)} == {"stays"}
+
+
+# --- opening ----------------------------------------------------------------------
+
+
+def test_a_second_exporter_is_refused_with_a_sentence(
+    journal: Journal, path: Path
+) -> None:
+    with pytest.raises(JournalError, match="another exporter uses the journal"):
+        Journal(path, traces=False)
+    journal.commit(batch(Teller().opened()))  # the first is not disturbed
+
+
+def test_a_journal_is_free_again_when_it_was_closed(path: Path) -> None:
+    for _ in range(2):
+        journal = Journal(path, traces=False)
+        journal.close()
+        journal.close()
+
+
+def test_a_journal_of_a_newer_version_is_refused_with_a_sentence(path: Path) -> None:
+    Journal(path, traces=False).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=7")
+    db.close()
+    with pytest.raises(JournalError, match=r"version 7.*newer episight.*journal\.path"):
+        Journal(path, traces=False)
+    with pytest.raises(JournalError, match="version 7"):  # it was let go
+        Journal(path, traces=False)
+
+
+def not_a_database(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("This is a letter, and no database at all. " * 50)
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def below_a_file(path: Path) -> None:
+    path.parent.write_text("")
+
+
+@pytest.mark.parametrize("spoil", [not_a_database, a_directory, below_a_file])
+def test_a_file_that_cannot_be_used_is_refused_with_what_to_change(
+    path: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(path)
+    with pytest.raises(JournalError, match=r"cannot be used.*set journal\.path"):
+        Journal(path, traces=False)
+
+
+def test_its_size_is_what_lies_on_the_disk(journal: Journal, path: Path) -> None:
+    before = journal.size
+    teller = Teller()
+    journal.commit(batch(*(teller.log("x" * 1000) for _ in range(500))))
+    on_disk = path.stat().st_size + Path(f"{path}-wal").stat().st_size
+    assert journal.size == on_disk > before + 400_000
+
+
+def test_readers_of_many_threads_share_few_connections(
+    journal: Journal, reader: Reader
+) -> None:
+    import threading
+
+    journal.commit(batch(Teller().ended()))
+    found: list[int] = []
+    for _ in range(3):
+        threads = [
+            threading.Thread(target=lambda: found.append(len(reader.episodes("run"))))
+            for _ in range(16)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [1] * 48
+    assert len(reader._idle) <= 8

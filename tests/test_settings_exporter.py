@@ -1,0 +1,198 @@
+"""The exporter's settings: one table, the same in the file, the code and the design."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from exporter.settings import Settings, SettingsError
+from tests.support import ROOT, clean_environment, free_port
+
+CONF = ROOT / "conf"
+
+# The keys of the design's contract that this exporter has.
+PROMISED = """
+    web.host web.port ingest.host ingest.port run.grace_seconds journal.path
+    journal.retention_days metrics.max_series metrics.max_series_per_run
+    metrics.grace_seconds verdict.lost_seconds verdict.promise_floor_seconds
+    traces.endpoint live.trace_url security.insecure
+""".split()
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value
+
+
+def composed(*overrides: str) -> Settings:
+    """The settings that Hydra composes of our file and these overrides."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("exporter", overrides=list(overrides))
+    return Settings.of(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def in_code() -> dict[str, Any]:
+    return dict(flat(dataclasses.asdict(Settings())))
+
+
+def in_file() -> list[str]:
+    config = OmegaConf.load(CONF / "exporter.yaml")
+    keys = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(keys, dict)
+    return [
+        key
+        for key, _ in flat({str(k): v for k, v in keys.items()})
+        if not key.startswith(("hydra.", "defaults"))
+    ]
+
+
+def test_every_key_of_the_file_is_a_setting_and_the_other_way_round() -> None:
+    assert sorted(in_file()) == sorted(in_code())
+
+
+def test_every_promised_key_is_a_setting() -> None:
+    assert set(PROMISED) <= set(in_code())
+
+
+def test_the_file_says_what_the_code_has_by_default() -> None:
+    found = dict(flat(dataclasses.asdict(composed())))
+    expected = in_code()
+    # Where a user's state belongs, and not beside where it was started.
+    assert found == expected
+
+
+def other(value: Any) -> str:
+    """Another value of the same kind than the default."""
+    if isinstance(value, bool):
+        return "true"
+    return "7" if isinstance(value, (int, float)) else "elsewhere"
+
+
+@pytest.mark.parametrize("key", sorted(in_code()))
+def test_each_can_be_set_by_the_command_line_and_by_an_environment_variable(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = other(in_code()[key])
+    insecure = "security.insecure=true"
+    found = dict(flat(dataclasses.asdict(composed(f"{key}={text}", insecure))))[key]
+    assert str(found).lower().removesuffix(".0") == text
+    monkeypatch.setenv("EPISIGHT_" + key.upper().replace(".", "_"), text)
+    assert dict(flat(dataclasses.asdict(composed(insecure))))[key] == (
+        True if key == "security.insecure" else found
+    )
+    monkeypatch.setenv("EPISIGHT_SECURITY_INSECURE", "true")
+    assert dict(flat(dataclasses.asdict(composed())))[key] == found
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.0.0.1.evil.org", ""]
+)
+@pytest.mark.parametrize("group", ["web", "ingest"])
+def test_beyond_loopback_it_listens_only_if_told_that_this_is_insecure(
+    group: str, host: str
+) -> None:
+    with pytest.raises(
+        SettingsError, match=r"without authentication: use 127\.0\.0\.1"
+    ):
+        Settings.of({group: {"host": host}})
+    Settings.of({group: {"host": host}, "security": {"insecure": True}})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_on_loopback_it_listens_as_it_is(host: str) -> None:
+    assert Settings.of({"web": {"host": host}}).web.host == host
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"wbe": {}}, "unknown setting 'wbe'"),
+    ({"web": {"prot": 1}}, "unknown setting web.prot"),
+    ({"web": {"port": "http"}}, "web.port='http' is no int"),
+    ({"web": {"port": -1}}, "web.port=-1 is no int"),
+    ({"web": {"port": None}}, "web.port=None is no int"),
+    ({"web": {"port": 65536}}, "web.port=65536 is no port: 0 to 65535"),
+    ({"ingest": {"port": 123456}}, "ingest.port=123456 is no port: 0 to 65535"),
+    ({"web": 8000}, "web=8000: give web.<key>=... instead"),
+    ({"web": "host"}, "web='host': give web.<key>=... instead"),
+    ({"run": {"grace_seconds": "soon"}}, "run.grace_seconds='soon' is no float"),
+    ({"run": {"grace_seconds": float("nan")}}, "run.grace_seconds=nan is no float"),
+    ({"security": {"insecure": "perhaps"}}, "security.insecure='perhaps' is no bool"),
+    ({"metrics": {"max_series": [1]}}, "metrics.max_series=[1] is no int"),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"), WRONG, ids=[sentence for _, sentence in WRONG]
+)
+def test_what_cannot_be_is_said_in_a_sentence(
+    values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(sentence)):
+        Settings.of(values)
+
+
+def test_a_group_may_be_left_empty() -> None:
+    assert Settings.of({"web": None}) == Settings()
+
+
+def test_a_home_is_understood() -> None:
+    settings = Settings.of({"journal": {"path": "~/j.sqlite"}})
+    assert settings.journal_path == Path.home() / "j.sqlite"
+
+
+# What a person sees at a terminal: one line, and status 2.
+STARTS: list[tuple[str, str]] = [
+    ("web.host=0.0.0.0", "would be open to the network without authentication"),
+    ("web.port=http", "web.port='http' is no int"),
+    ("ingest.port=99999", "ingest.port=99999 is no port"),
+    ("web=5", "web=5: give web.<key>=... instead"),
+    ("journal.path=/dev/null/journal", "the journal /dev/null/journal cannot be used"),
+    ("traces.endpoint=nonsense", "traces.endpoint is not a URL"),
+    ("traces.endpoint=${nowhere}", "nowhere"),
+    ("web.host=192.0.2.1 security.insecure=true", "cannot listen where web.host and"),
+    (
+        "ingest.host=192.0.2.1 security.insecure=true",
+        "cannot listen where ingest.host and",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), STARTS, ids=[o for o, _ in STARTS])
+def test_an_exporter_that_cannot_start_says_why_in_one_line(
+    overrides: str, sentence: str, tmp_path: Path
+) -> None:
+    ports = {"web": free_port(), "ingest": 0}
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "exporter",
+            *(
+                f"{key}.port={port}"
+                for key, port in ports.items()
+                if key not in overrides
+            ),
+            *([] if "journal" in overrides else [f"journal.path={tmp_path}/j.sqlite"]),
+            *overrides.split(),
+        ],
+        env=clean_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    (line,) = found.stderr.strip().splitlines()
+    assert line.startswith("episight: ")
+    assert sentence in line

@@ -1,0 +1,622 @@
+"""The API and its surroundings: shapes as promised, errors in JSON, nothing trusted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Iterator
+
+import flask
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry, Gauge
+from werkzeug.test import TestResponse
+
+from experiment_hooks import wire
+from exporter import web
+from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from exporter.metrics import Budget, RunMetrics
+from tests.making import NOON, STEPS, Teller, counter, sample
+from tests.test_writer import RULES
+from tests.test_writer import Bench as WriterBench
+
+
+class Ears:
+    """Stands for ingest: takes commands."""
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[bytes, wire.Command]] = []
+        self.alive = True
+
+    def command(self, source: bytes, command: wire.Command) -> None:
+        self.commands.append((source, command))
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+
+class Bench(WriterBench):
+    """A writer without a thread, and the API over its state and its journal."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.ears = Ears()
+        registry = CollectorRegistry()
+        Gauge("episight_own", "Ours.", registry=registry).set(7)
+        served: Any = web.Served(
+            self.state,
+            RULES,
+            self.reader,
+            RunMetrics(
+                self.state,
+                rules=RULES,
+                budget=Budget(),
+                clock=lambda: self.now,
+                heard=lambda source: None,
+            ),
+            registry,
+            self.ears,  # type: ignore[arg-type]
+            self.writer,
+            lambda: self.now,
+        )
+        self.app: flask.Flask = web.create_app(served)
+        self.client: FlaskClient = self.app.test_client()
+
+    def get(self, path: str, status: int = 200, **options: Any) -> Any:
+        """A JSON answer of the API."""
+        answer = self.client.get(f"/api/v1/runs{path}", **options)
+        return checked(answer, status)
+
+    def commit(self, teller: Teller, *records: wire.AnyRecord) -> None:
+        self.arrive(teller, *records)
+        self.round()
+
+
+def checked(answer: TestResponse, status: int) -> Any:
+    assert answer.status_code == status, answer.data
+    assert answer.mimetype == "application/json"
+    return json.loads(answer.data, parse_constant=pytest.fail)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "journal.sqlite")
+    yield made
+    made.close()
+
+
+def open_run(bench: Bench, number: int = 1, **said: Any) -> Teller:
+    teller = Teller(number)
+    bench.commit(teller, teller.opened(), teller.run_opened(**said))
+    return teller
+
+
+def close_run(bench: Bench, teller: Teller, **said: Any) -> None:
+    bench.commit(teller, teller.run_closed(**said), teller.closed(**said))
+
+
+# --- shapes -----------------------------------------------------------------------
+
+
+def test_a_run_of_the_list_has_the_promised_fields(bench: Bench) -> None:
+    teller = open_run(bench)
+    schema = teller.schema([STEPS], [(0, ("eval",))])
+    end = teller.ended(success=True)
+    bench.commit(teller, schema, teller.started(), end)
+    bench.sampled(teller, 1, 30.0)
+    bench.tick()
+    (run,) = bench.get("")["runs"]
+    assert {key: run[key] for key in ("run", "experiment", "state", "reason")} == {
+        "run": "run",
+        "experiment": "demo",
+        "state": "running",
+        "reason": "",
+    }
+    assert (run["error"], run["started"], run["ended"]) == (None, NOON, None)
+    assert run["sources"] == {"live": 1, "ended": 0, "lost": 0}
+    assert run["missing"] == 0
+    (mode, said) = next(iter(run["modes"].items()))
+    assert mode == "eval"
+    assert {
+        key: said[key] for key in ("steps", "episodes", "successes", "outcomes")
+    } == {
+        "steps": 30,
+        "episodes": 1,
+        "successes": 1,
+        "outcomes": {"correct": 1},
+    }
+
+
+def test_the_list_has_the_newest_run_first(bench: Bench) -> None:
+    for number, at in ((1, 5.0), (2, 9.0), (3, 1.0)):
+        teller = Teller(number, f"run{number}", NOON + at)
+        bench.now = NOON + 10
+        bench.commit(teller, teller.opened())
+    assert [run["run"] for run in bench.get("")["runs"]] == ["run2", "run1", "run3"]
+
+
+def test_one_run_tells_what_it_said_of_itself_and_its_sources(bench: Bench) -> None:
+    said = {
+        "config": {"lr": 0.1, "nested": [1, {"a": None}]},
+        "tags": {"user": "ada"},
+        "facts": {"gpu": "none"},
+        "launch": {"python": "3.11"},
+    }
+    teller = open_run(bench, **said)
+    found = bench.get("/run")
+    assert {key: found[key] for key in said} == said
+    (source,) = found["source_list"]
+    assert source["source"] == teller.id.hex()
+    assert (source["host"], source["pid"], source["state"]) == ("host", 1, "live")
+
+
+def test_how_a_run_ended_is_told(bench: Bench) -> None:
+    teller = open_run(bench)
+    error = wire.ErrorInfo("ValueError", "no", "Traceback ...")
+    bench.now = NOON + 5
+    teller.at = NOON + 5
+    close_run(bench, teller, ending="failed", error=error)
+    found = bench.get("/run")
+    assert (found["state"], found["ended"]) == ("failed", NOON + 5)
+    assert found["error"] == {
+        "type": "ValueError",
+        "message": "no",
+        "traceback": "Traceback ...",
+    }
+    assert found["sources"] == {"live": 0, "ended": 1, "lost": 0}
+
+
+def test_an_episode_has_the_promised_fields(bench: Bench) -> None:
+    teller = open_run(bench)
+    ended = teller.ended(
+        3,
+        epoch=2,
+        index=7,
+        target="mug",
+        results={"return": 12.5},
+        attributes={"color": "blue"},
+        error=wire.ErrorInfo("KeyError", "x"),
+    )
+    bench.commit(teller, ended)
+    page = bench.get("/run/episodes")
+    (found,) = page["episodes"]
+    expected = {
+        "source": teller.id.hex(),
+        "mode": "eval",
+        "epoch": 2,
+        "index": 7,
+        "outcome": "correct",
+        "results": {"return": 12.5},
+        "steps": 10,
+        "started": NOON,
+        "ended": NOON + 2,
+        "duration_seconds": 2.0,
+        "trace_id": wire.trace_id("run", teller.id, 3),
+        "target": "mug",
+        "attributes": {"color": "blue"},
+        "error": {"type": "KeyError", "message": "x", "traceback": ""},
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert page["next"] is None
+
+
+# --- episodes ---------------------------------------------------------------------
+
+
+def indices(page: dict[str, Any]) -> list[int | None]:
+    return [one["index"] for one in page["episodes"]]
+
+
+def with_episodes(bench: Bench, count: int, opened: int = 0) -> Teller:
+    """A run with so many ended and so many open episodes, in two modes."""
+    teller = open_run(bench)
+    for index in range(count + opened):
+        mode = "train" if index % 2 else "eval"
+        started = teller.started(index, mode, index=index, at=NOON + index)
+        bench.commit(teller, started)
+    for index in range(count):
+        mode = "train" if index % 2 else "eval"
+        outcome = "correct" if index % 3 else "confused"
+        bench.commit(teller, teller.ended(index, mode, outcome, index=index))
+    return teller
+
+
+def test_pages_follow_each_other_by_next_and_open_episodes_come_last(
+    bench: Bench,
+) -> None:
+    with_episodes(bench, 5, opened=2)
+    seen: list[int | None] = []
+    query = "?limit=2"
+    pages = 0
+    while query:
+        page = bench.get(f"/run/episodes{query}")
+        seen += indices(page)
+        pages += 1
+        query = f"?limit=2&after={page['next']}" if page["next"] else ""
+    assert seen == [0, 1, 2, 3, 4, 5, 6]
+    assert pages == 3
+    last = bench.get("/run/episodes?limit=10")["episodes"][-2:]
+    assert [one["outcome"] for one in last] == [None, None]
+    assert [one["ended"] for one in last] == [None, None]
+
+
+def test_a_page_that_is_just_full_is_followed_by_the_open_ones(bench: Bench) -> None:
+    with_episodes(bench, 4, opened=1)
+    page = bench.get("/run/episodes?limit=4")
+    assert indices(page) == [0, 1, 2, 3]
+    page = bench.get(f"/run/episodes?limit=4&after={page['next']}")
+    assert (indices(page), page["next"]) == ([4], None)
+
+
+def test_episodes_that_end_between_two_pages_are_on_the_second(bench: Bench) -> None:
+    teller = with_episodes(bench, 2, opened=1)
+    page = bench.get("/run/episodes?limit=2")
+    bench.commit(teller, teller.ended(2, index=2))
+    page = bench.get(f"/run/episodes?after={page['next']}")
+    assert indices(page) == [2]
+    assert page["episodes"][0]["outcome"] == "correct"
+
+
+FILTERS = [
+    ("", [0, 1, 2, 3, 4, 5, 6, 7]),
+    ("?mode=train", [1, 3, 5, 7]),
+    ("?mode=eval", [0, 2, 4, 6]),
+    ("?mode=nobody", []),
+    ("?mode=", [0, 1, 2, 3, 4, 5, 6, 7]),
+    ("?outcome=confused", [0, 3]),
+    ("?mode=train&outcome=correct", [1, 5]),
+    ("?outcome=", [0, 1, 2, 3, 4, 5, 6, 7]),
+]
+
+
+@pytest.mark.parametrize(("query", "expected"), FILTERS)
+def test_episodes_are_found_by_mode_and_outcome(
+    bench: Bench, query: str, expected: list[int]
+) -> None:
+    with_episodes(bench, 6, opened=2)
+    assert indices(bench.get(f"/run/episodes{query}")) == expected
+
+
+def test_an_episode_of_a_lost_source_is_lost(bench: Bench) -> None:
+    teller = with_episodes(bench, 1, opened=1)
+    bench.gone(teller)
+    bench.tick(30)
+    bench.tick(60)
+    (found,) = bench.get("/run/episodes?outcome=lost")["episodes"]
+    assert found["error"]["type"] == "source_lost"
+    assert bench.get("/run")["modes"]["train"]["lost"] == 1
+    assert indices(bench.get("/run/episodes")) == [0, 1]
+
+
+def test_an_open_episode_tells_where_it_stands(bench: Bench) -> None:
+    teller = with_episodes(bench, 0, opened=1)
+    shown = wire.OpenEpisode(
+        0, "eval", steps=12, started=NOON, last=NOON + 4, phase="matching", index=0
+    )
+    bench.sampled(teller, 1, open=(shown,))
+    bench.tick()
+    (found,) = bench.get("/run/episodes")["episodes"]
+    assert (found["steps"], found["phase"]) == (12, "matching")
+    assert found["trace_id"] == wire.trace_id("run", teller.id, 0)
+
+
+def test_episodes_as_csv_have_a_column_for_each_result(bench: Bench) -> None:
+    teller = open_run(bench)
+    bench.commit(
+        teller,
+        teller.ended(0, results={"return": 1.5}, target="=cmd|' /C calc'!A0"),
+        teller.ended(1, outcome="a,b\n", results={"error": math.nan}),
+        teller.started(2),
+    )
+    answer = bench.client.get("/api/v1/runs/run/episodes?format=csv")
+    assert answer.mimetype == "text/csv"
+    first, second, third = csv.DictReader(io.StringIO(answer.text, newline=""))
+    assert first["result_return"] == "1.5"
+    assert first["target"] == "'=cmd|' /C calc'!A0", "no formula for a spreadsheet"
+    assert (second["outcome"], second["result_error"]) == ("a,b\n", "nan")
+    assert (third["outcome"], third["ended"]) == ("", "")
+
+
+# --- what experiments say ---------------------------------------------------------
+
+
+def test_numbers_that_json_does_not_have_are_null(bench: Bench) -> None:
+    teller = open_run(bench, config={"x": math.nan, "y": [math.inf]})
+    end = teller.ended(results={"a": math.nan, "b": -math.inf, "c": 1.0})
+    bench.commit(teller, end)
+    (found,) = bench.get("/run/episodes")["episodes"]
+    assert found["results"] == {"a": None, "b": None, "c": 1.0}
+    assert bench.get("/run")["config"] == {"x": None, "y": [None]}
+    assert bench.get("")["runs"][0]["modes"]["eval"]["results"]["b"] is None
+
+
+def test_values_that_json_does_not_have_are_text(bench: Bench) -> None:
+    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    config = {1: "one", b"key": b"value", "when": when, "none": {None: True}}
+    open_run(bench, config=config)
+    found = bench.get("/run")["config"]
+    assert found["1"] == "one"
+    assert found["b'key'"] == "b'value'"
+    assert found["when"].startswith("2026-01-02")
+    assert found["none"] == {"null": True}
+
+
+def test_what_looks_like_html_stays_what_it_is(bench: Bench) -> None:
+    nasty = "</script><script>alert(1)</script>"
+    open_run(bench, experiment=nasty, tags={nasty: nasty})
+    assert bench.get("/run")["experiment"] == nasty
+    missing = bench.client.get("/api/v1/runs/<script>alert(1)<%2Fscript>")
+    assert missing.mimetype in ("application/json", "text/plain")
+
+
+# --- errors -----------------------------------------------------------------------
+
+ERRORS: list[tuple[str, str, int, str]] = [
+    ("GET", "/nobody", 404, "there is no run 'nobody'"),
+    ("GET", "/nobody/episodes", 404, "there is no run 'nobody'"),
+    ("GET", "/nobody/commands", 404, "there is no run 'nobody'"),
+    ("DELETE", "/nobody", 404, "there is no run 'nobody'"),
+    ("GET", "/run/nothing", 404, "not found"),
+    ("GET", "/run/episodes?limit=many", 400, "limit has to be a number"),
+    ("GET", "/run/episodes?after=now", 400, "after has to be a number"),
+    ("DELETE", "/run", 409, "the run has not ended"),
+    ("PUT", "/run", 405, "not allowed"),
+    ("POST", "/run/episodes", 405, "not allowed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    ERRORS,
+    ids=[f"{m} {p}" for m, p, *_ in ERRORS],
+)
+def test_errors_of_the_api_are_json_with_a_sentence(
+    bench: Bench, method: str, path: str, status: int, sentence: str
+) -> None:
+    open_run(bench)
+    answer = bench.client.open(f"/api/v1/runs{path}", method=method)
+    assert sentence in checked(answer, status)["error"]
+
+
+def test_a_bug_is_an_error_in_json_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*anything: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(web.views, "runs", fail)
+    answer = bench.client.get("/api/v1/runs")
+    assert "error" in checked(answer, 500)
+
+
+def test_elsewhere_errors_are_text(bench: Bench) -> None:
+    answer = bench.client.get("/nowhere")
+    assert (answer.status_code, answer.mimetype) == (404, "text/plain")
+
+
+@pytest.mark.parametrize("limit", ["0", "-5", "99999999999999999999"])
+def test_limits_beyond_the_possible_are_bent_to_it(bench: Bench, limit: str) -> None:
+    with_episodes(bench, 3)
+    assert len(bench.get(f"/run/episodes?limit={limit}")["episodes"]) in (1, 3)
+
+
+# --- commands ---------------------------------------------------------------------
+
+
+def post(bench: Bench, body: Any, run: str = "run", **options: Any) -> TestResponse:
+    path = f"/api/v1/runs/{run}/commands"
+    return bench.client.post(path, json=body, **options)
+
+
+def test_a_command_goes_to_each_process_and_the_list_says_who_when_and_how(
+    bench: Bench,
+) -> None:
+    first, second = open_run(bench), Teller(2)
+    bench.commit(second, second.opened("child", first.id))
+    body = {"command": "stop", "when": "episode", "source": None, "reason": "enough"}
+    given = checked(post(bench, body), 202)["id"]
+    assert [source for source, _ in bench.ears.commands] == [first.id, second.id]
+    order = bench.ears.commands[0][1]
+    assert (order.id, order.name, order.when) == (given, "stop", "episode")
+    assert (order.reason, order.by) == ("enough", "127.0.0.1")
+    answered = first.make(wire.CommandAnswered, command=given, state="accepted")
+    bench.commit(first, answered)
+    refused = second.make(
+        wire.CommandAnswered, command=given, state="failed", detail="cannot"
+    )
+    bench.commit(second, refused)
+    (listed,) = bench.get("/run/commands")["commands"]
+    assert {key: listed[key] for key in ("id", "command", "when", "reason", "by")} == {
+        "id": given,
+        "command": "stop",
+        "when": "episode",
+        "reason": "enough",
+        "by": "127.0.0.1",
+    }
+    assert listed["at"] == pytest.approx(bench.now)
+    assert listed["sources"] == [
+        {"source": first.id.hex(), "state": "accepted", "detail": ""},
+        {"source": second.id.hex(), "state": "failed", "detail": "cannot"},
+    ]
+    assert bench.get("/run")["state"] == "stopping"
+
+
+def test_a_command_to_one_process_goes_to_no_other(bench: Bench) -> None:
+    first, second = open_run(bench), Teller(2)
+    bench.commit(second, second.opened("child", first.id))
+    checked(post(bench, {"command": "save", "source": second.id.hex()}), 202)
+    assert [source for source, _ in bench.ears.commands] == [second.id]
+    (listed,) = bench.get("/run/commands")["commands"]
+    assert [one["state"] for one in listed["sources"]] == ["sent"]
+
+
+def test_another_command_than_stop_stops_nothing(bench: Bench) -> None:
+    teller = open_run(bench)
+    bench.commit(teller, teller.started())
+    given = checked(post(bench, {"command": "save"}), 202)["id"]
+    answer = teller.make(wire.CommandAnswered, command=given, state="accepted")
+    bench.commit(teller, answer)
+    assert bench.get("/run")["state"] == "running"
+
+
+BAD_COMMANDS: list[tuple[str, Any, int]] = [
+    ("no JSON object", [1], 400),
+    ("no command", {"when": "step"}, 400),
+    ("a command that is no text", {"command": 5}, 400),
+    ("a time that nobody knows", {"command": "stop", "when": "tomorrow"}, 400),
+    ("a process that is not there", {"command": "stop", "source": "beef"}, 409),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [b[1:] for b in BAD_COMMANDS], ids=[b[0] for b in BAD_COMMANDS]
+)
+def test_a_command_that_cannot_be_given_is_refused(
+    bench: Bench, body: Any, status: int
+) -> None:
+    open_run(bench)
+    assert checked(post(bench, body), status)["error"]
+    assert bench.ears.commands == []
+
+
+def test_a_form_of_another_site_gives_no_command(bench: Bench) -> None:
+    """What a browser sends across sites without asking is no JSON."""
+    open_run(bench)
+    answer = bench.client.post(
+        "/api/v1/runs/run/commands",
+        data='{"command": "stop"}',
+        content_type="text/plain",
+    )
+    checked(answer, 400)
+
+
+def test_a_run_that_has_ended_takes_no_command(bench: Bench) -> None:
+    close_run(bench, open_run(bench))
+    assert "no process" in checked(post(bench, {"command": "stop"}), 409)["error"]
+
+
+def test_half_a_character_can_be_said_to_nobody_and_harms_nothing(bench: Bench) -> None:
+    open_run(bench)
+    body = {"command": "x\ud800", "reason": "\udfff"}
+    checked(post(bench, body), 202)
+    _, order = bench.ears.commands[0]
+    wire.encode(order)
+
+
+def test_too_large_a_body_is_refused(bench: Bench) -> None:
+    open_run(bench)
+    assert post(bench, {"command": "x" * 100_000}).status_code in (400, 413)
+
+
+def test_the_list_of_commands_keeps_the_newest(bench: Bench) -> None:
+    open_run(bench)
+    for number in range(web.COMMAND_KEPT + 5):
+        post(bench, {"command": f"c{number}"})
+    listed = bench.get("/run/commands")["commands"]
+    assert [one["command"] for one in listed][-1] == f"c{web.COMMAND_KEPT + 4}"
+    assert len(listed) == web.COMMAND_KEPT
+
+
+# --- deleting ---------------------------------------------------------------------
+
+
+def test_deleting_an_ended_run_frees_its_id(bench: Bench) -> None:
+    teller = with_episodes(bench, 3)
+    post(bench, {"command": "save"})
+    close_run(bench, teller)
+    answer = bench.client.delete("/api/v1/runs/run")
+    assert (answer.status_code, answer.data) == (204, b"")
+    bench.tick()
+    bench.get("/run", 404)
+    assert bench.get("")["runs"] == []
+    assert bench.state.place(Teller(2).id, "run", "owner", b"", False) == "run"
+    open_run(bench, 2)
+    assert bench.get("/run/episodes")["episodes"] == []
+    assert bench.get("/run/commands")["commands"] == []
+
+
+def test_a_run_is_not_deleted_while_a_process_of_it_lives(bench: Bench) -> None:
+    owner, child = open_run(bench), Teller(2)
+    bench.commit(child, child.opened("child", owner.id))
+    close_run(bench, owner)
+    answer = bench.client.delete("/api/v1/runs/run")
+    assert "processes have not" in checked(answer, 409)["error"]
+
+
+# --- health, metrics, headers -----------------------------------------------------
+
+
+def test_it_is_ready_while_all_its_parts_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = [True]
+    monkeypatch.setattr(bench.writer, "is_alive", lambda: alive[0])
+    try:
+        assert bench.client.get("/-/healthy").status_code == 200
+        assert bench.client.get("/-/ready").status_code == 200
+        bench.writer.healthy = False
+        answer = bench.client.get("/-/ready")
+        assert (answer.status_code, answer.text) == (
+            503,
+            "the journal cannot be written\n",
+        )
+        bench.writer.healthy = True
+        bench.ears.alive = False
+        assert bench.client.get("/-/ready").status_code == 503
+        bench.ears.alive, alive[0] = True, False
+        assert bench.client.get("/-/ready").status_code == 503
+        assert bench.client.get("/-/healthy").status_code == 200
+    finally:
+        alive[0] = False
+
+
+def test_metrics_are_text_or_openmetrics_as_asked_for(bench: Bench) -> None:
+    teller = open_run(bench)
+    bench.commit(teller, teller.started(), teller.ended())
+    plain = bench.client.get("/metrics")
+    assert plain.headers["Content-Type"] == CONTENT_TYPE_TEXT
+    assert 'experiment_run_state{experiment="demo"' in plain.text
+    assert "episight_own 7.0" in plain.text
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0"}
+    found = bench.client.get("/metrics", headers=accept)
+    assert found.headers["Content-Type"] == CONTENT_TYPE_OPENMETRICS
+    assert found.text.endswith("# EOF\n")
+    assert found.text.count("# EOF") == 1
+    assert "trace_id" in found.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/-/ready", "/api/v1/runs", "/api/v1/runs/nobody", "/nowhere"]
+)
+def test_every_answer_has_the_headers_that_keep_browsers_from_harm(
+    bench: Bench, path: str
+) -> None:
+    headers = bench.client.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def test_steps_are_served_as_the_api_says_them(bench: Bench) -> None:
+    """Metrics and API are two views of one state."""
+    teller = open_run(bench)
+    specs = [STEPS, counter("hits")]
+    schema = teller.schema(specs, [(0, ("eval",)), (0, ("train",)), (1, ())])
+    bench.commit(teller, schema)
+    bench.state.apply_sample(teller.id, sample(1, [7.0, 9.0, 5.0]), NOON)
+    modes = bench.get("/run")["modes"]
+    assert {mode: said["steps"] for mode, said in modes.items()} == {
+        "eval": 7,
+        "train": 9,
+    }
+    text = bench.client.get("/metrics").text
+    assert (
+        'experiment_steps_total{experiment="demo",mode="train",run="run"} 9.0' in text
+    )

@@ -1,0 +1,687 @@
+"""The writer: commits, then acknowledges, then folds; and survives what goes wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from experiment_hooks import wire
+from exporter import ingest, writer
+from exporter.ingest import Arrival, Inbox, Newest, Peer
+from exporter.journal import Batch, Journal, Reader
+from exporter.state import ENDED_COUNTS_SECONDS, State
+from exporter.verdict import Link, Rules
+from exporter.writer import Writer
+from tests.making import NOON, STEPS, Teller, counter, sample
+from tests.support import eventually
+from tests.test_state import told
+
+RULES = Rules(lost_seconds=30.0, promise_floor_seconds=60.0, grace_seconds=60.0)
+
+
+class Disk(Journal):
+    """A journal whose disk can be full, and which says what was committed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, traces=True)
+        self.error: Exception | None = None
+        self.commits: list[Batch] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def commit(self, batch: Batch) -> None:
+        self.before()
+        if self.error is not None:
+            raise self.error
+        super().commit(batch)
+        self.commits.append(batch)
+
+    def probe(self) -> None:
+        if self.error is not None:
+            raise self.error
+        super().probe()
+
+
+class Bench:
+    """A writer with all that it needs, and no thread unless it is started."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.now = NOON
+        self.journal = Disk(path)
+        self.reader = Reader(path)
+        self.state = State()
+        self.inbox = Inbox()
+        self.links: dict[bytes, Link] = {}
+        self.acknowledged: list[tuple[bytes, int]] = []
+        self.forgotten: list[bytes] = []
+        self.changes = 0
+        self.writer = Writer(
+            journal=self.journal,
+            state=self.state,
+            inbox=self.inbox,
+            links=self.links,
+            acknowledge=self._acknowledge,
+            on_change=self._change,
+            rules=RULES,
+            lost_after=60.0,
+            forget_links=self.forgotten.extend,
+            clock=lambda: self.now,
+            **settings,
+        )
+        self.writer.restore()
+
+    def _acknowledge(self, committed: list[tuple[Peer, int]]) -> None:
+        self.acknowledged += [(peer.hello.source, seq) for peer, seq in committed]
+
+    def _change(self) -> None:
+        self.changes += 1
+
+    def peer(self, teller: Teller) -> Peer:
+        link = self.links.setdefault(teller.id, Link(self.now))
+        link.gone_since = None
+        hello = wire.Hello(wire.PROTOCOL, teller.id, teller.run, self.now)
+        return Peer(b"identity", hello, teller.run, link, offset=0.0)
+
+    def arrive(self, teller: Teller, *records: wire.AnyRecord) -> None:
+        peer = self.peer(teller)
+        for one in records:
+            arrival = Arrival(peer, one.seq, wire.encode(one), one, self.now)
+            self.inbox.put(arrival)
+
+    def sampled(self, teller: Teller, number: int, *totals: float, **more: Any) -> None:
+        self.peer(teller)
+        newest = Newest(sample(number, totals, **more), [], self.now)
+        self.inbox.put_sample(teller.id, newest)
+
+    def gone(self, teller: Teller) -> None:
+        self.links[teller.id].gone_since = self.now
+
+    def round(self, ticking: bool = False) -> None:
+        """What the thread does once."""
+        self.writer._round(self.inbox.take(0.001, writer.MAX_BATCH), ticking)
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.round(ticking=True)
+
+    def hits(self) -> float | None:
+        run = self.state.runs["run"]
+        found = run.base.counted("hits", run.contributions(self.now))
+        return found.get(())
+
+    def close(self) -> None:
+        if self.writer.is_alive():
+            self.writer.close()
+        self.reader.close()
+        self.journal.close()
+
+
+@pytest.fixture
+def benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes benches on one and the same journal: the next when one was closed."""
+    monkeypatch.setattr(writer.time, "sleep", lambda seconds: None)
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        for before in made:
+            before.close()
+        made.append(Bench(tmp_path / "journal.sqlite", **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def bench(benches: Callable[..., Bench]) -> Bench:
+    return benches()
+
+
+def a_source(bench: Bench, number: int = 1, **said: Any) -> Teller:
+    """A source with a counter ``hits``, committed."""
+    teller = Teller(number)
+    schema = teller.schema([counter("hits")], [(0, ())])
+    bench.arrive(teller, teller.opened(), teller.run_opened(**said), schema)
+    bench.round()
+    return teller
+
+
+# --- commit, acknowledge, fold ----------------------------------------------------
+
+
+def test_records_are_acknowledged_after_their_commit_and_folded_after_that(
+    bench: Bench,
+) -> None:
+    seen: list[tuple[int, int]] = []
+    bench.journal.before = lambda: seen.append(
+        (len(bench.acknowledged), len(bench.state.runs))
+    )
+    teller = Teller()
+    bench.arrive(teller, teller.opened(), teller.started())
+    bench.round()
+    assert seen == [(0, 0)]
+    assert bench.acknowledged == [(teller.id, 1), (teller.id, 2)]
+    assert bench.state.runs["run"].modes["eval"].started == 1
+    assert bench.changes == 1
+
+
+def test_records_that_come_again_are_acknowledged_again_and_applied_once(
+    bench: Bench,
+) -> None:
+    teller = Teller()
+    records = [teller.opened(), teller.started(), teller.ended()]
+    bench.arrive(teller, *records, *records)
+    bench.round()
+    bench.arrive(teller, *records)
+    bench.round()
+    assert len(bench.acknowledged) == 9
+    assert bench.writer.duplicates == 6
+    assert bench.state.runs["run"].modes["eval"].outcomes == {"correct": 1}
+    assert len(bench.journal.commits) == 1
+
+
+def test_a_disk_that_refuses_gets_nothing_acknowledged(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    teller = a_source(bench)
+    known = list(bench.acknowledged)
+    bench.journal.error = sqlite3.OperationalError("database or disk is full")
+    episode = [teller.started(), teller.ended()]
+    for _ in range(3):  # the source sends it again and again
+        bench.arrive(teller, *episode)
+        bench.round()
+    assert not bench.writer.healthy
+    assert bench.acknowledged == known
+    assert bench.state.runs["run"].modes == {}
+    assert bench.writer.dropped["journal"] == 6
+    assert sum("cannot be written" in text for text in caplog.messages) == 1
+
+    bench.journal.error = None
+    bench.arrive(teller, *episode)
+    bench.round()
+    assert bench.writer.healthy
+    assert bench.acknowledged == [*known, (teller.id, 4), (teller.id, 5)]
+    assert bench.state.runs["run"].modes["eval"].ended == 1
+    assert any("can be written again" in text for text in caplog.messages)
+
+
+def test_it_finds_out_by_itself_that_the_disk_is_well_again(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.journal.error = sqlite3.OperationalError("disk I/O error")
+    bench.arrive(teller, teller.log("x"))
+    bench.round()
+    bench.journal.error = None
+    bench.tick(1)
+    assert bench.writer.healthy
+
+
+def test_what_no_source_sends_again_outlives_a_refusing_disk(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.arrive(teller, teller.started(), teller.ended(), teller.run_closed())
+    bench.arrive(teller, teller.closed([1.0]))
+    bench.round()
+    (row,) = bench.reader.to_send(10)
+    bench.journal.error = sqlite3.OperationalError("database or disk is full")
+    bench.writer.traces_sent([row.id])
+    bench.tick(1)
+    bench.writer.delete("run")
+    bench.tick(1)
+    bench.journal.error = None
+    bench.tick(1)
+    assert bench.reader.count_to_send() == 0
+    assert bench.state.runs == {}
+
+
+def test_a_record_that_cannot_be_kept_costs_only_itself(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ingest lets through may still be more than SQLite can store."""
+    good, bad = Teller(1), Teller(2)
+    huge = bad.make(wire.EpisodeStarted, number=2**63, mode="eval")
+    timeless = bad.make(wire.LogLine, at=float("nan"), level="info", message="x")
+    ends = [good.ended(n) for n in range(5)]
+    impossible = bad.ended(2**63)
+    bench.arrive(good, good.opened(), *ends[:2])
+    bench.arrive(bad, bad.opened(), huge, impossible, timeless)
+    bench.arrive(good, *ends[2:])
+    bench.sampled(good, 1, 5.0)
+    bench.round(ticking=True)
+    assert bench.writer.healthy
+    # None of them comes again for ever, and the good ones count.
+    assert {seq for source, seq in bench.acknowledged if source == bad.id} == {
+        1,
+        2,
+        3,
+        4,
+    }
+    assert len([1 for source, _ in bench.acknowledged if source == good.id]) == 6
+    assert bench.state.runs["run"].modes["eval"].outcomes == {"correct": 5}
+    assert bench.writer.dropped["unwritable"] == 2
+    assert len(bench.reader.episodes("run")) == 5
+    bench.tick(1)
+    assert bench.journal.totals() != []
+
+
+def test_a_record_that_is_in_the_journal_already_holds_nobody_up(
+    benches: Callable[..., Bench],
+) -> None:
+    """A record of a newer version: this one cannot read it, but it is there."""
+    bench = benches()
+    teller = Teller()
+    record = teller.log("x")
+    bench.arrive(teller, record)
+    bench.round()
+    bench.journal._db.execute("UPDATE records SET data = x'c1'")
+    bench = benches()
+    assert bench.state.sources == {}
+    bench.arrive(teller, record, teller.log("y"))
+    bench.round()
+    assert bench.writer.healthy
+    assert sorted(seq for _, seq in bench.acknowledged) == [1, 2]
+    assert bench.state.runs["run"].log_count == 1
+
+
+def test_a_record_that_contradicts_is_counted_and_the_rest_goes_on(
+    bench: Bench,
+) -> None:
+    teller = a_source(bench)
+    strange = teller.schema([], [(99, ())])
+    bench.arrive(teller, strange, teller.started())
+    bench.round()
+    assert bench.writer.dropped["contradiction"] == 1
+    assert bench.state.runs["run"].modes["eval"].started == 1
+
+
+def test_the_thread_survives_a_bug(
+    benches: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = benches()
+    real, broken = bench.writer._tick, [True]
+
+    def tick(batch: Batch) -> None:
+        if broken:
+            broken.pop()
+            raise KeyError("a bug")
+        real(batch)
+
+    monkeypatch.setattr(bench.writer, "_tick", tick)
+    monkeypatch.setattr(writer, "TICK", 0.01)
+    bench.writer.start()
+    eventually(lambda: not broken)
+    teller = Teller()
+    bench.arrive(teller, teller.opened())
+    eventually(lambda: bench.acknowledged)
+    assert bench.writer.is_alive()
+
+
+# --- samples ----------------------------------------------------------------------
+
+
+def test_the_newest_totals_are_committed_once_a_second_and_then_served(
+    bench: Bench,
+) -> None:
+    teller = a_source(bench)
+    bench.sampled(teller, 1, 5.0)
+    bench.sampled(teller, 2, 6.0)
+    bench.round()
+    assert bench.hits() is None
+    bench.tick()
+    assert bench.hits() == 6.0
+    assert len(bench.journal.totals()) == 1
+
+
+def test_totals_that_could_not_be_committed_are_not_served(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.sampled(teller, 1, 5.0)
+    bench.journal.error = sqlite3.OperationalError("database or disk is full")
+    bench.tick()
+    assert bench.hits() is None
+    bench.journal.error = None
+    bench.tick(1)
+    assert bench.hits() == 5.0
+
+
+def test_a_sample_that_comes_before_its_source_waits_for_it(bench: Bench) -> None:
+    teller = Teller()
+    bench.sampled(teller, 1, 5.0)
+    bench.tick()
+    opened = teller.opened(), teller.schema([counter("hits")], [(0, ())])
+    bench.arrive(teller, *opened)
+    bench.tick(1)
+    bench.tick(1)
+    assert bench.hits() == 5.0
+
+
+def test_a_sample_of_nobody_does_not_wait_for_ever(bench: Bench) -> None:
+    bench.sampled(Teller(), 1, 5.0)
+    bench.tick()
+    bench.tick(writer.FORGET_AFTER + 1)
+    assert bench.writer._pending == {}
+    assert bench.writer.dropped["unknown_source"] == 1
+
+
+def test_samples_of_closed_sources_are_dropped(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.sampled(teller, 1, 5.0)
+    bench.arrive(teller, teller.closed([8.0]))
+    bench.tick()  # closed in this very batch
+    bench.sampled(teller, 2, 7.0)
+    bench.tick(1)
+    assert bench.writer.dropped["closed_source"] == 2
+    assert bench.hits() == 8.0
+    assert bench.journal.totals() == []
+
+
+def test_a_sample_that_was_overtaken_is_dropped(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.sampled(teller, 2, 7.0)
+    bench.sampled(teller, 1, 5.0)  # of an older connection
+    bench.tick()
+    assert bench.hits() == 7.0
+    bench.sampled(teller, 1, 5.0)
+    bench.tick(1)
+    assert bench.writer.dropped["older"] == 1
+    assert bench.hits() == 7.0
+
+
+# --- loss and return --------------------------------------------------------------
+
+
+def test_a_source_whose_connection_is_gone_is_lost_and_its_episodes_are_closed(
+    bench: Bench,
+) -> None:
+    teller = a_source(bench)
+    bench.arrive(teller, teller.started(at=NOON + 1))
+    shown = wire.OpenEpisode(0, "eval", steps=12, started=NOON + 1, last=NOON + 9)
+    bench.sampled(teller, 1, 5.0, open=(shown,))
+    bench.tick()
+    bench.gone(teller)
+    bench.tick(29)
+    assert bench.journal.losses() == []
+    bench.tick(1)
+    assert bench.journal.losses() == [(teller.id, NOON + 30)]
+    bench.tick(59)
+    assert bench.reader.episodes("run") == []
+    bench.tick(1)
+    (row,) = bench.reader.to_send(10)
+    assert row.outcome is None
+    assert row.episode.error == writer.LOST_ERROR
+    # As far as it was known.
+    assert (row.episode.steps, row.episode.duration) == (12, 8.0)
+    assert bench.state.runs["run"].modes["eval"].lost == 1
+    bench.tick(1)
+    assert bench.state.runs["run"].modes["eval"].lost == 1
+
+
+def lost_with_an_episode(bench: Bench) -> Teller:
+    teller = a_source(bench)
+    bench.arrive(teller, teller.started())
+    bench.round()
+    bench.gone(teller)
+    bench.tick(30)
+    assert bench.state.sources[teller.id][1].lost_at is not None
+    return teller
+
+
+def test_a_source_that_returns_is_not_lost_and_keeps_its_episode(bench: Bench) -> None:
+    teller = lost_with_an_episode(bench)
+    bench.now += 100
+    bench.peer(teller)  # it says hello
+    bench.tick()
+    source = bench.state.sources[teller.id][1]
+    assert source.lost_at is None
+    assert list(source.started) == [0]
+    assert bench.journal.losses() == []
+
+
+def test_an_end_that_comes_when_its_loss_is_decided_wins(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = lost_with_an_episode(bench)
+    bench.now += 60
+    link = bench.links[teller.id]
+    bench.arrive(teller, teller.ended())
+    link.gone_since = NOON  # and gone it is again
+    bench.tick()
+    assert bench.state.runs["run"].modes["eval"].outcomes == {"correct": 1}
+    before = told(bench.state)
+    assert told(benches().state) == before
+
+
+def test_a_source_that_closes_when_its_loss_is_decided_is_not_lost(
+    bench: Bench,
+) -> None:
+    teller = a_source(bench)
+    bench.gone(teller)
+    bench.now += 30
+    gone_since = bench.links[teller.id].gone_since
+    bench.arrive(teller, teller.closed([3.0]))
+    bench.links[teller.id].gone_since = gone_since
+    bench.tick()
+    assert bench.state.sources[teller.id][1].lost_at is None
+    assert bench.journal.losses() == []
+
+
+def test_a_late_end_replaces_the_loss_also_after_a_restart(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = lost_with_an_episode(bench)
+    bench.tick(60)
+    bench.arrive(teller, teller.ended())
+    bench.tick(1)
+    mode = bench.state.runs["run"].modes["eval"]
+    assert (mode.lost, mode.outcomes) == (1, {"correct": 1})
+    (row,) = bench.reader.episodes("run")
+    assert row.late
+    mode = benches().state.runs["run"].modes["eval"]
+    assert (mode.lost, mode.outcomes) == (1, {"correct": 1})
+
+
+def test_a_source_that_did_not_come_back_after_a_restart_is_lost_then(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = a_source(bench)
+    bench = benches()
+    bench.now = NOON + 29
+    bench.round(ticking=True)
+    assert bench.state.sources[teller.id][1].lost_at is None
+    bench.tick(1)
+    assert bench.state.sources[teller.id][1].lost_at == NOON + 30
+
+
+# --- restarts ---------------------------------------------------------------------
+
+
+def test_a_restart_arrives_at_the_same_state(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    ended, lives, dies = (Teller(number) for number in (1, 2, 3))
+    for teller in (ended, lives, dies):
+        role = "owner" if teller is ended else "child"
+        schema = teller.schema([STEPS, counter("hits")], [(0, ("eval",)), (1, ())])
+        bench.arrive(teller, teller.opened(role, ended.id), teller.run_opened(), schema)
+        bench.arrive(teller, teller.started(0), teller.ended(0, success=True))
+        bench.arrive(teller, teller.started(1, "train"), teller.log("x"))
+    bench.sampled(lives, 1, 10.0, 0.1)
+    bench.sampled(dies, 1, 20.0, 0.2)
+    bench.tick()
+    bench.gone(dies)
+    bench.arrive(ended, ended.ended(1, "train", "confused"))
+    bench.arrive(ended, ended.run_closed("failed"), ended.closed([30.0, 0.3]))
+    bench.tick(30)
+    bench.tick(60)
+    bench.tick(ENDED_COUNTS_SECONDS)
+    assert bench.state.sources[ended.id][1].folded
+    assert bench.state.runs["run"].modes["train"].lost == 1
+    now, before = bench.now, told(bench.state, bench.now)
+    assert before["run"]["series"] == {
+        "steps{'mode': 'eval'}": 60.0,
+        "hits": 0.6,
+    }
+    again = benches()
+    again.state.fold_ended(now)
+    assert told(again.state, now) == before
+    # And what was applied is known again.
+    again.arrive(ended, ended.make(wire.LogLine, level="info", message="new"))
+    again.round()
+    assert again.writer.duplicates == 0
+
+
+def test_a_crash_between_commit_and_acknowledgement_applies_nothing_twice(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = Teller()
+    records = [teller.opened(), teller.started(), teller.ended(), teller.closed()]
+    bench.arrive(teller, *records)
+    bench.round()
+    bench = benches()
+    bench.arrive(teller, *records)  # it was not told
+    bench.round()
+    assert bench.writer.duplicates == 4
+    assert len(bench.acknowledged) == 4
+    assert bench.state.runs["run"].modes["eval"].outcomes == {"correct": 1}
+
+
+def test_totals_that_cannot_be_read_do_not_stop_a_start(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = a_source(bench)
+    bench.sampled(teller, 1, 5.0)
+    bench.tick()
+    bench.journal._db.execute("UPDATE totals SET data = x'c1'")
+    assert benches().hits() is None
+
+
+# --- deleting, and forgetting -----------------------------------------------------
+
+
+def a_run_that_ended(bench: Bench, number: int = 1) -> Teller:
+    teller = a_source(bench, number)
+    bench.arrive(teller, teller.run_closed(), teller.closed([3.0]))
+    bench.tick()
+    return teller
+
+
+def test_a_deleted_run_is_gone_also_after_a_restart(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    a_run_that_ended(bench)
+    bench.writer.delete("run")
+    bench.writer.delete("nobody")
+    bench.tick()
+    assert bench.state.runs == {}
+    assert benches().state.runs == {}
+
+
+def test_a_run_that_was_resumed_meanwhile_is_not_deleted(bench: Bench) -> None:
+    a_run_that_ended(bench)
+    bench.writer.delete("run")
+    a_source(bench, 2)
+    bench.tick()
+    assert "run" in bench.state.runs
+
+
+def test_runs_that_ended_longer_ago_than_the_retention_are_forgotten(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = benches(retention=86400.0)
+    a_run_that_ended(bench)
+    bench.tick(86000)
+    assert "run" in bench.state.runs
+    bench = benches(retention=86400.0)
+    bench.now = NOON + 86401
+    bench.tick()  # it looks at start
+    assert bench.state.runs == {}
+    assert bench.journal._db.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+def test_a_run_that_goes_on_is_kept_however_old_it_is(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(retention=86400.0)
+    a_source(bench)
+    bench.tick(10 * 86400)
+    bench.writer._next_retention = 0.0
+    bench.tick(1)
+    assert "run" in bench.state.runs
+
+
+def test_without_retention_runs_are_kept_for_good(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(retention=0.0)
+    a_run_that_ended(bench)
+    bench.tick(1000 * 86400)
+    assert "run" in bench.state.runs
+
+
+def test_links_that_nobody_asks_for_are_given_back(bench: Bench) -> None:
+    over, lives, gone = a_run_that_ended(bench), a_source(bench, 2), a_source(bench, 3)
+    stranger = Teller(4)
+    bench.peer(stranger)  # said hello, and nothing else
+    for teller in (over, gone, stranger):
+        bench.gone(teller)
+    bench.tick(ENDED_COUNTS_SECONDS + 1)
+    bench.writer._next_tidy = 0.0
+    bench.tick(1)
+    assert set(bench.forgotten) == {over.id, stranger.id}
+    assert lives.id not in bench.forgotten
+
+
+# --- the thread -------------------------------------------------------------------
+
+
+def test_flushing_waits_until_what_waits_is_committed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_BATCH", 7)
+    release = threading.Event()
+    bench.journal.before = lambda: release.wait(5) and None
+    bench.writer.start()
+    teller = Teller()
+    bench.arrive(teller, *(teller.log(str(n)) for n in range(100)))
+    assert not bench.writer.flush(timeout=0.05)
+    release.set()
+    assert bench.writer.flush(timeout=10)
+    assert len(bench.acknowledged) == 100
+
+
+def test_closing_commits_what_is_left(bench: Bench) -> None:
+    teller = Teller()
+    bench.writer.start()
+    bench.arrive(teller, teller.opened(), *(teller.log(str(n)) for n in range(10_000)))
+    bench.sampled(teller, 1, 5.0)
+    bench.writer.close()
+    assert not bench.writer.is_alive()
+    assert len(bench.acknowledged) == 10_001
+    bench.writer.close()  # again: nothing
+    assert not bench.writer.flush(timeout=0.01)
+
+
+def test_an_inbox_is_full_by_number_or_by_bytes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teller = Teller()
+    monkeypatch.setattr(ingest, "MAX_WAITING_RECORDS", 3)
+    bench.arrive(teller, *(teller.log("x") for _ in range(3)))
+    assert not bench.inbox.full
+    bench.arrive(teller, teller.log("x"))
+    assert bench.inbox.full
+    assert len(bench.inbox.take(0.01, 100)) == 4
+    assert not bench.inbox.full
+    monkeypatch.setattr(ingest, "MAX_WAITING_BYTES", 1000)
+    bench.arrive(teller, teller.log("x" * 1000))
+    assert bench.inbox.full
+    bench.inbox.take(0.01, 1)
+    assert not bench.inbox.full
