@@ -166,7 +166,6 @@ def clean_environment(home: Path, extra: Mapping[str, str] = {}) -> Dict[str, st
     }
     env["XDG_STATE_HOME"] = str(home / "state")
     env["PYTHONPATH"] = str(ROOT)
-    env["PYTHONUNBUFFERED"] = "1"
     env.update(extra)
     return env
 
