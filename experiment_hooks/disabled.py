@@ -18,6 +18,7 @@ class NoRun(Run):
         self.name = name
         self.entered = False
         self._closed = False
+        self._guests = None
         self._lock = threading.RLock()
 
     def episode(self, *args: Any, **kwargs: Any) -> Episode:
@@ -52,6 +53,12 @@ class NoRun(Run):
     @property
     def watched(self) -> bool:
         return False
+
+    def take_guests(self) -> Run:
+        return self
+
+    def add_guest(self, *args: Any, **kwargs: Any) -> Run:
+        return self
 
     def on_command(self, name: str, callback: Callable[..., Any]) -> None:
         pass

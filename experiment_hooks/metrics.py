@@ -3,7 +3,8 @@
 They are used as prometheus_client's are. Each holds the totals of this source, is
 changed under its source's one lock (an unlocked ``+=`` loses increments when threads
 meet), and costs no message: the sender reads the totals when a sample is due. Nothing
-here raises: what cannot be counted is counted as dropped.
+here raises but :class:`RunStopped`, from what stands in the lock's place when a stop is
+due at once: what cannot be counted is counted as dropped.
 """
 
 import math
@@ -24,6 +25,7 @@ from typing import (
 )
 
 from experiment_hooks import plain, wire
+from experiment_hooks.errors import RunStopped
 
 DEFAULT_BUCKETS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -93,7 +95,7 @@ class Series:
         """Back to nothing, in a forked child; the lock is held."""
 
     def _use_lock(self, lock: Any) -> None:
-        """Change the lock, in a forked child."""
+        """Change the lock: in a forked child, or for one that raises."""
         self._lock = lock
 
     def _refuse(self, reason: str, detail: str) -> None:
@@ -117,6 +119,8 @@ class Counter(Series):
                 with self._lock:
                     self._value += value
                 return
+        except RunStopped:
+            raise
         except Exception:
             pass
         self._refuse("value", f"cannot grow by {_shown(amount)}")
@@ -202,6 +206,8 @@ class Histogram(Series):
                     self._counts[bisect_left(self._bounds, number)] += 1
                     self._sum += number
                 return
+        except RunStopped:
+            raise
         except Exception:
             pass
         self._refuse("value", f"cannot observe {_shown(value)}")

@@ -97,10 +97,16 @@ def open_run(  # noqa: PLR0913 (each is a word of the public contract)
         settings = replace(settings, thread=bool(thread))
     _tell_problems(settings)
     opened["config"] = _config(config)
-    opened["launch"] = launch.facts(private=settings.private)
     for key in ("episode_duration", "episode_steps"):
         if key in bound:
             opened[f"{key}_buckets"] = bound[key]
+    host = process.host(run_id or settings.run_id or "")
+    if host is not None:
+        bounds_given = bound.get("step_duration")
+        return host.add_guest(
+            name, opened, stoppable=stoppable, step_bounds=bounds_given
+        )
+    opened["launch"] = launch.facts(private=settings.private)
     run = _entered(
         Run(
             name,

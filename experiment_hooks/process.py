@@ -42,6 +42,14 @@ def owns(token: str) -> bool:
     return any(run.owned and run.token == token for run in _open_runs)
 
 
+def host(run_id: str) -> "Optional[Run]":
+    """The open run of this id in this process that takes guests, if there is one."""
+    for run in reversed(_open_runs):
+        if run.id == run_id and run.takes_guests and not run.closed:
+            return run
+    return None
+
+
 def enter(run: "Run") -> None:
     """The run is open from now on; an owner's is offered to child processes."""
     _install()

@@ -60,6 +60,24 @@ class Door:
         self._lock.release()
 
 
+class Halt:
+    """Stands where a metric's lock was, once a stop is due at any hook call.
+
+    So no metric call has to ask whether one is.
+    """
+
+    __slots__ = ("_boundary",)
+
+    def __init__(self, boundary: Callable[[str], None]) -> None:
+        self._boundary = boundary
+
+    def __enter__(self) -> None:
+        self._boundary("now")
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
 class ModeTotals:
     """What the ended episodes of one mode have added up to."""
 
@@ -186,6 +204,9 @@ class Recorder:
 
     def _set_lock(self, lock: Any) -> None:
         self.lock = lock
+        self._guard_series(lock)
+
+    def _guard_series(self, lock: Any) -> None:
         for family in self._labelled:
             family._use_lock(lock)
         for _, series in self._series:
@@ -235,6 +256,14 @@ class Recorder:
                 logger.warning("episight: %s", self._untold.pop(0))
             except Exception:  # another thread was faster, or a user's handler raised
                 pass
+
+    def ask_stop(self, command: wire.Command) -> None:
+        """A stop is asked for: it is raised at the boundary that it names."""
+        with self.lock:
+            self.stop = command
+            if command.when == "now":
+                self._guard_series(Halt(self.boundary))
+        self.raise_flags()
 
     def boundary(self, at: str) -> None:
         """Raise :class:`RunStopped` if a stop was asked for that arrives here."""
@@ -427,6 +456,14 @@ class Recorder:
             self._gap = max(self._gap, now - self._progress[1])
         self._gaps += 1
         self._progress = (wall, now)
+
+    def use_step_bounds(self, bounds: Tuple[float, ...]) -> None:
+        """Other bounds of the histogram of step durations; too late after a step."""
+        with self.lock:
+            if self._modes and bounds != self.step_bounds:
+                self.drop("usage", "buckets['step_duration'] come after an episode")
+                return
+            self.step_bounds = bounds
 
     # --- series -------------------------------------------------------------------
 
@@ -666,7 +703,9 @@ class Recorder:
         """There is no line any more, or not yet."""
         self.wake = self.pump = lambda: None
         self.inline_due = lambda: False
-        self.stop = None
+        if self.stop is not None:
+            self.stop = None
+            self._guard_series(self.lock)
 
     def close(self, ending: str, reason: str, error: Optional[wire.ErrorInfo]) -> None:
         """The source's last record, with its final totals."""

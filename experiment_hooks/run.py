@@ -98,6 +98,7 @@ class Run:
         self._commands: Dict[str, Callable[..., Any]] = {}
         self._url = ""
         self._closed = False
+        self._guests: Optional[int] = None  # None: it takes none
         self._closing = threading.Lock()
         self._pumping = threading.Lock()
         self._pumper: Optional[int] = None  # the thread that holds it
@@ -195,6 +196,7 @@ class Run:
 
     def _metric(self, *declared: Any, **more: Any) -> Series:
         series = self._recorder.guard(self._define, *declared, more)
+        self._recorder.boundary("now")
         return NO_SERIES if series is None else series
 
     def _define(
@@ -315,8 +317,7 @@ class Run:
         if self._closed:  # by the callback, say
             return
         if command.name == "stop":
-            self._recorder.stop = command
-            self._recorder.raise_flags()
+            self._recorder.ask_stop(command)
         else:
             self._answer(command, "done")
 
@@ -369,6 +370,46 @@ class Run:
         """The recorder's lock; held over a fork."""
         return self._recorder.lock
 
+    # --- guests -------------------------------------------------------------------
+
+    def take_guests(self) -> "Run":
+        """From now on ``open_run`` gives this very run to the code of this process.
+
+        For integrations that open a run around code which may open one itself: what
+        that says of the run comes first, and its end is not the run's. The integration
+        ends the run by :meth:`end`.
+        """
+        self._guests = 0
+        return self
+
+    @property
+    def takes_guests(self) -> bool:
+        """Whether ``open_run`` in this process joins this run instead."""
+        return self._guests is not None
+
+    def add_guest(
+        self, name: str, opened: Dict[str, Any], *, stoppable: bool, step_bounds: Any
+    ) -> "Run":
+        """The code of this process opens the run that is open already."""
+        with self._closing:
+            self._guests = (self._guests or 0) + 1
+        self.name = name
+        self._stoppable = self._stoppable or stoppable
+        success = opened.get("success")
+        if success is not None:
+            self._recorder.success = set(success)
+        if step_bounds is not None:
+            self._recorder.use_step_bounds(step_bounds)
+        self._recorder.guard(self._describe, opened)
+        return self
+
+    def _guest_left(self) -> bool:
+        if not self._guests:
+            return False
+        with self._closing:
+            self._guests -= 1
+        return True
+
     # --- lifetime -----------------------------------------------------------------
 
     def start(self) -> None:
@@ -397,6 +438,8 @@ class Run:
                 default up to 2 if it was ever reached, up to 1 while a connection is
                 being made, and 0.05 where nobody is.
         """
+        if self._guest_left():
+            return
         known = timeout if isinstance(timeout, (int, float)) else None
         self.end("completed", timeout=known)
 
@@ -410,7 +453,8 @@ class Run:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self.end(*process.judged(error))
+        if not self._guest_left():
+            self.end(*process.judged(error))
 
     def end(
         self,
@@ -474,11 +518,11 @@ class Run:
             self._pumping.release()
 
     def _introduce(self) -> None:
-        now = time.time()
+        host, pid = self._where()
         self._recorder.record(
             lambda **base: wire.SourceOpened(
-                host=_host(),
-                pid=os.getpid(),
+                host=host,
+                pid=pid,
                 name=multiprocessing.process.current_process().name,
                 role=self._identity.role,
                 owner=self._identity.owner,
@@ -487,25 +531,33 @@ class Run:
                 thread=self._settings.thread,
                 **base,
             ),
-            now,
+            time.time(),
         )
+        self._describe(self._opened)
+
+    def _describe(self, opened: Dict[str, Any]) -> None:
         large = ("config", "launch", "facts", "tags")
-        smaller = {key: self._opened[key] for key in self._opened if key not in large}
+        smaller = {key: opened[key] for key in opened if key not in large}
         self._recorder.record(
-            lambda **base: wire.RunOpened(**self._opened, **base),
-            now,
+            lambda **base: wire.RunOpened(**opened, **base),
+            time.time(),
             smaller=lambda **base: wire.RunOpened(**smaller, **base),
         )
 
+    def _where(self) -> Tuple[str, int]:
+        """Host and process id; nothing where they are private."""
+        return ("", 0) if self._settings.private else (_host(), os.getpid())
+
     def _hello(self, sent: float, announced: int) -> wire.Hello:
+        host, pid = self._where()
         return wire.Hello(
             protocol=wire.PROTOCOL,
             source=self._recorder.source,
             run=self.id,
             sent=sent,
             version=__version__,
-            host=_host(),
-            pid=os.getpid(),
+            host=host,
+            pid=pid,
             experiment=self.name,
             thread=self._settings.thread,
             announced=announced,

@@ -24,6 +24,8 @@ from exporter.verdict import STATES, Rules, Verdict, verdict
 Labels = tuple[tuple[str, str], ...]
 
 INFO_LABELS = ("user", "git_commit", "python", "job")
+MAX_INFO = 16
+"""Labels of the user's own beside them."""
 
 
 @dataclass(frozen=True)
@@ -433,7 +435,7 @@ def info_labels(run: Run) -> Labels:
         "python": launch.get("python"),
         "job": _job(scheduler),
     }
-    for name, value in opened.info.items():
+    for name, value in islice(opened.info.items(), MAX_INFO):
         label = names.label_name(name)
         if label not in ("experiment", "run"):
             found[label] = value

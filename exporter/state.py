@@ -26,10 +26,13 @@ RECENT_RESULTS = 100
 SKEW_SHOWN = 2.0
 """Seconds by which clocks may differ before times are shifted, and it is shown."""
 ENDINGS = ("completed", "failed", "stopped")
-_DESCRIPTION = (
-    "config", "tags", "facts", "info", "launch", "expected_episodes", "expected_steps",
-    "expected_epochs", "success", "promise",
+_DESCRIPTION = ("config", "launch", "success", "promise")
+"""Of the run as a whole: the first to say anything says it."""
+_ADDED_UP = (
+    "tags", "facts", "info", "expected_episodes", "expected_steps", "expected_epochs",
 )  # fmt: skip
+"""By name: all that anybody says is there, and of each name what the first said."""
+MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
 ENDED_COUNTS_SECONDS = 60.0
@@ -167,7 +170,12 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Readable, and unique within a run as far as hosts and pids are."""
+        """Readable, and unique within a run as far as hosts and pids are.
+
+        A source that does not say where it runs is known by its id.
+        """
+        if not self.opened.host and not self.opened.pid:
+            return self.id.hex()[:8]
         return f"{self.opened.host}:{self.opened.pid}"
 
     @property
@@ -192,7 +200,6 @@ class Run:
     def __init__(self, name: str, at: float) -> None:
         self.id = name
         self.opened: wire.RunOpened | None = None
-        self.described_by_owner = False
         self.owner: bytes = b""
         self.started_at = at
         self.closed: Closing | None = None
@@ -400,8 +407,7 @@ class State:
             run.opened = _described(record, run.opened)
         else:
             run.opened = _described(run.opened, record)
-        if owns and not run.described_by_owner:
-            run.described_by_owner = True
+        if owns:
             # Bounds can only be changed while nothing is counted under them.
             run.modes = {name: mode for name, mode in run.modes.items() if mode.counts}
 
@@ -576,6 +582,12 @@ def _described(first: wire.RunOpened, other: wire.RunOpened) -> wire.RunOpened:
         for name in _DESCRIPTION
         if not getattr(first, name) and getattr(other, name)
     }
+    for name in _ADDED_UP:
+        said = {**getattr(first, name)}
+        for key, value in getattr(other, name).items():
+            if len(said) < MAX_DESCRIPTION:
+                said.setdefault(key, value)
+        added[name] = said
     return msgspec.structs.replace(first, **added)
 
 

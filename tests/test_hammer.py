@@ -18,7 +18,6 @@ import pathlib
 import random
 import sys
 import threading
-import time
 import types
 import uuid
 from typing import Any, Callable, Dict, Iterator, List

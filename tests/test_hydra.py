@@ -6,7 +6,7 @@ Runs on every Python that has Hydra.
 import pickle
 import signal
 import textwrap
-from typing import Any, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator
 
 import pytest
 
@@ -15,7 +15,7 @@ pytest.importorskip("hydra", reason="Hydra is not installed")
 from experiment_hooks import wire
 from experiment_hooks.integrations.hydra import Episight
 from experiment_hooks.testing import Listener
-from tests.support import Pythons
+from tests.support import Exporter, Pythons
 
 BY_TARGET = (
     "+hydra.callbacks.episight._target_=experiment_hooks.integrations.hydra.Episight"
@@ -187,40 +187,73 @@ def test_a_missing_value_stays_missing_and_the_job_is_watched(
     assert opened(listener).config == {"arms": "???"}
 
 
-def test_a_run_that_the_app_opens_is_the_jobs_run(
-    listener: Listener, run_python: Pythons
-) -> None:
-    run_python(
-        ANSWERED
-        + """
+OPENS = (
+    ANSWERED
+    + """
+    import subprocess, sys
     import hydra
 
     @hydra.main(version_base="1.3", config_path=None)
     def app(config):
         answered()
-        with eh.open_run("mine", success={"found"}) as run:
-            answered()
+        job = eh.current_run()
+        with eh.open_run("mine", success={"found"}, config={"lr": 0.1}) as run:
+            assert run is job
             with run.episode(mode="eval") as episode:
                 episode.step()
                 episode.finish("found", {"return": 2.0})
+            child = "import experiment_hooks as eh; eh.open_run('child').close(5)"
+            subprocess.run([sys.executable, "-c", child], check=True)
+        assert not job.closed
         with eh.current_run().episode(mode="eval"):
             pass  # in the job's run too, from code that only looks for one
+        with eh.open_run("other", run_id="other"):
+            answered()  # a run of its own
         raise ValueError("after all that")
 
     app()
-        """,
-        "+episight=hydra",
-        env=env_of(listener),
-        status=1,
-    )
-    assert len({record.run for record in listener.records()}) == 1
+"""
+)
+
+
+def test_a_run_that_the_app_opens_is_the_jobs_run(
+    listener: Listener, run_python: Pythons
+) -> None:
+    run_python(OPENS, "+episight=hydra", env=env_of(listener), status=1)
     first, second = listener.episodes()
+    assert first.run == second.run
     assert (first.outcome, first.success) == ("found", True)
     assert second.outcome == "ended"
-    roles = [source.role for source in listener.records(wire.SourceOpened)]
-    assert roles == ["owner", "shared"]
+    sources = listener.records(wire.SourceOpened)
+    assert [(one.run == first.run, one.role) for one in sources] == [
+        (True, "owner"),
+        (True, "child"),
+        (False, "owner"),
+    ]
     # The job's end is the run's, and not that of the app's part in it.
-    assert closed(listener).ending == "failed"
+    ends = {end.run: end.ending for end in listener.records(wire.RunClosed)}
+    assert ends == {first.run: "failed", "other": "completed"}
+
+
+def test_what_the_app_says_of_its_run_comes_before_what_the_job_says(
+    exporter_process: Callable[..., Exporter], run_python: Pythons
+) -> None:
+    exporter = exporter_process()
+    options = ["+hydra.callbacks.episight.tags={team: left}", "+lr=0.2"]
+    run_python(OPENS, "+episight=hydra", *options, env=exporter.env, status=1)
+    (found,) = [one for one in exporter.runs() if one["experiment"] == "mine"]
+    assert (found["state"], found["tags"]) == ("failed", {"team": "left"})
+    run = exporter.run(found["run"])
+    assert run["config"] == {"lr": 0.1}
+    assert "+lr=0.2" in run["facts"]["hydra"]["overrides"]
+
+
+def test_a_private_job_does_not_say_where_its_output_is(
+    listener: Listener, run_python: Pythons
+) -> None:
+    private = {**env_of(listener), "EPISIGHT_PRIVATE": "1"}
+    run_python(APP, "+episight=hydra", env=private)
+    assert set(opened(listener).facts["hydra"]) == {"overrides", "mode"}
 
 
 def test_a_job_that_is_a_child_of_a_run_joins_it(

@@ -193,6 +193,10 @@ def test_private_runs_do_not_say_how_they_were_launched(
     monkeypatch.setenv("EPISIGHT_PRIVATE", "1")
     eh.open_run("mug").close()
     assert only(listener, wire.RunOpened).launch == {}
+    source = only(listener, wire.SourceOpened)
+    assert (source.host, source.pid) == ("", 0)
+    hello: Any = listener.heard(wire.Hello)[0].message
+    assert (hello.host, hello.pid) == ("", 0)
 
 
 def test_a_configuration_that_is_too_large_does_not_cost_the_run_its_name(
@@ -567,7 +571,7 @@ async def publish(run: eh.Run) -> List[Any]:
 
 ARGUMENTS: Dict[str, Any] = {
     "name": "x", "value": 1.0, "level": "info", "message": "m", "state": 1,
-    "callback": print, "ending": "completed", "reason": "x",
+    "callback": print, "ending": "completed", "reason": "x", "opened": {},
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 from hypothesis import given
@@ -616,6 +616,50 @@ def test_a_stop_arrives_at_the_boundary_that_was_asked_for(
         assert (caught.value.reason, caught.value.by) == ("late", "ann")
     else:
         source.boundary(at)
+
+
+CALLS: Dict[str, Callable[[Dict[str, Any]], None]] = {
+    "inc": lambda made: made["counter"].inc(),
+    "set": lambda made: made["gauge"].set(1),
+    "dec": lambda made: made["gauge"].dec(1),
+    "observe": lambda made: made["histogram"].observe(1),
+    "a bound child": lambda made: made["left"].inc(),
+    "labels that are new": lambda made: made["labelled"].labels("right"),
+}
+
+
+def metrics(source: Recorder) -> Dict[str, Any]:
+    labelled = source.define(wire.MetricSpec("d", "counter", labels=("side",)))
+    return {
+        "counter": source.define(wire.MetricSpec("a", "counter")),
+        "gauge": source.define(wire.MetricSpec("b", "gauge")),
+        "histogram": source.define(wire.MetricSpec("c", "histogram", buckets=(1.0,))),
+        "labelled": labelled,
+        "left": labelled.labels("left"),
+    }
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_stop_at_once_reaches_a_loop_that_only_counts(
+    source: Recorder, call: Callable[[Dict[str, Any]], None]
+) -> None:
+    made = metrics(source)
+    source.ask_stop(wire.Command("c", "stop", "now", "late", "ann"))
+    for _ in range(2):  # swallowed, it comes again
+        with pytest.raises(RunStopped, match="late"):
+            call(made)
+    assert source.totals() == wire.pack_totals([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    source.mute()  # the run has ended
+    call(made)
+
+
+@pytest.mark.parametrize("when", ["step", "episode"])
+def test_a_stop_at_a_boundary_leaves_metrics_alone(source: Recorder, when: str) -> None:
+    made = metrics(source)
+    source.ask_stop(wire.Command("c", "stop", when))
+    for call in CALLS.values():
+        call(made)
+    assert not source.dropped
 
 
 # --- guarding the experiment ---------------------------------------------------------

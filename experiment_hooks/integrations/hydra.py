@@ -6,16 +6,15 @@ a sweep, a launcher in another process. It carries the composed configuration, t
 overrides and where the output is. What goes wrong in here is logged, and the job goes
 on.
 
-An app that calls ``open_run`` itself joins the job's run, as a child process would: its
-name, configuration and expectations are the app's, and its job's end is the run's. To
-have a run of its own it says ``run_id``.
+An app that calls ``open_run`` itself is given the job's run: the app's name,
+configuration and expectations come before those of the job, and the job's end is the
+run's. To have a run of its own it says ``run_id``.
 
 Hydra does not say when a job leaves by Ctrl-C or ``sys.exit``: then the run ends with
 the process, by what ended that.
 """
 
 import logging
-import os
 from typing import Any, Dict, Optional
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,7 +22,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 import experiment_hooks as eh
-from experiment_hooks.process import OWNER
+from experiment_hooks.process import judged
+from experiment_hooks.settings import Settings
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -67,16 +67,12 @@ class Episight(Callback):
             **self._options,
         }
         run = eh.open_run(self._name or str(job.name), **given)
-        if run.owned:
-            # By its id alone, what the app opens in this process joins; by both it
-            # would be a further run of the same owner.
-            os.environ.pop(OWNER, None)
-        return run.__enter__()
+        return run.take_guests().__enter__()
 
     def _close(self, error: Optional[BaseException]) -> None:
         run, self._run = self._run, None
         if run is not None:
-            run.__exit__(type(error) if error else None, error, None)
+            run.end(*judged(error))
 
     def __getstate__(self) -> Dict[str, Any]:
         # Launchers pickle the callback on its way to the job.
@@ -99,9 +95,10 @@ def _facts(config: DictConfig) -> Dict[str, Any]:
         "config": _said(hydra, "job.config_name"),
         # Iterating over them would resolve the interpolations in them.
         "overrides": OmegaConf.to_container(hydra.overrides.task, resolve=False),
-        "output": _said(hydra, "runtime.output_dir"),
         "mode": getattr(_said(hydra, "mode"), "name", None),
     }
+    if not Settings.from_environment().private:
+        facts["output"] = _said(hydra, "runtime.output_dir")
     if facts["mode"] == "MULTIRUN":
         facts["job"] = _said(hydra, "job.num")
     return {name: value for name, value in facts.items() if value is not None}
