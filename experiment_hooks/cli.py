@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 
 from experiment_hooks._version import __version__
 from experiment_hooks.cli_check import check
+from experiment_hooks.cli_replay import replay
 from experiment_hooks.cli_run import run_command
 
 
@@ -35,9 +36,21 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     commands.add_parser(
         "check", help="say whether an experiment started here would be seen"
     )
+    replayed = commands.add_parser(
+        "replay",
+        help="deliver what experiments left on disk while no exporter was there",
+    )
+    replayed.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="a spool file or directory; without it, what was left for this endpoint",
+    )
     given = parser.parse_args(arguments)
     if given.subcommand == "check":
         return check(os.environ)
+    if given.subcommand == "replay":
+        return replay(given.paths, os.environ)
     if given.subcommand is None:
         parser.print_help()
         return 0

@@ -16,8 +16,9 @@ import zmq
 
 from experiment_hooks import wire
 from experiment_hooks._version import __version__
-from experiment_hooks.sender import resolve
+from experiment_hooks.dial import resolve
 from experiment_hooks.settings import Settings
+from experiment_hooks.spool import Folder
 
 NO_RUN = "episight-check"
 
@@ -118,6 +119,7 @@ def _facts(
     if address != settings.endpoint:
         yield "address", address or "its file is not there, or holds no address"
     yield "run id", settings.run_id or "made by each run"
+    yield "spool", _waiting(settings)
     for name in ("disabled", "thread", "strict", "private"):
         yield name, "yes" if getattr(settings, name) else "no"
     for problem in settings.problems:
@@ -134,6 +136,13 @@ def _facts(
         yield "exporter", f"refuses: {answer.refused.sentence}"
     elif answer.connects:
         yield "exporter", answer.detail
+
+
+def _waiting(settings: Settings) -> str:
+    if not settings.spool_dir:
+        return "off"
+    folder = Folder.of(settings.spool_dir, settings.endpoint)
+    return f"{folder.path}, {len(folder.names())} files wait"
 
 
 def _obstacle(

@@ -19,7 +19,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional
 from urllib.parse import unquote, urlparse
 
 from experiment_hooks.cli_check import Answer, ask, host_and_port
-from experiment_hooks.sender import resolve
+from experiment_hooks.dial import resolve
 from experiment_hooks.settings import Settings
 
 READY_TIMEOUT = 30.0

@@ -19,6 +19,7 @@ from experiment_hooks.errors import SetupError, UsageError
 from experiment_hooks.metrics import bounds
 from experiment_hooks.run import Identity, Run
 from experiment_hooks.settings import Settings
+from experiment_hooks.spool import Folder
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -152,6 +153,8 @@ def _entered(run: Run) -> Run:
 
 def _start(run: Run, settings: Settings) -> None:
     try:
+        if settings.strict and settings.spool_dir:
+            Folder.of(settings.spool_dir, settings.endpoint).make()
         run.start()
     except Exception as error:
         if settings.strict:

@@ -1,22 +1,23 @@
 """The records that wait to be sent: encoded, in order, within a bound.
 
 Not locked: whoever calls holds the recorder's lock. Beyond its bound the oldest log
-lines go first, then episodes; what went is counted and remembered by number, so that
-the exporter can be told that it will never come.
+lines go first, then episodes' starts, then their ends; what went is counted and
+remembered by number, so that the exporter can be told that it will never come.
 """
 
 from collections import deque
-from typing import Callable, Deque, List, Tuple
+from typing import Callable, Deque, Dict, Iterable, List, Tuple
 
 from experiment_hooks import wire
 
-_RANKS = ("essential", "episode", "log")
+RANKS = ("essential", "end", "start", "log")
+"""What goes first comes last; the first never goes."""
 _MAX_RANGES = 10_000
 """So many ranges of numbers go into one record: it stays below its limit."""
 
 
 class Outbox:
-    """Records by rank: ``essential`` ones never go, ``log`` lines go first.
+    """Records by rank, see :data:`RANKS`.
 
     Args:
         most: bytes that may wait, sent ones not yet acknowledged included.
@@ -33,13 +34,15 @@ class Outbox:
         self._most = most
         self._drop = drop
         # By rank, each in the order of the sequence numbers.
-        self._queues: Tuple[Deque[Tuple[int, bytes]], ...] = (deque(), deque(), deque())
+        self._queues: Dict[str, Deque[Tuple[int, bytes]]] = {
+            rank: deque() for rank in RANKS
+        }
         self._gone: List[Tuple[int, int]] = []
         self._most_ranges = 2 * _MAX_RANGES
 
     def put(self, rank: str, seq: int, data: bytes) -> None:
         """Take in a record; others may have to go for it."""
-        self._queues[_RANKS.index(rank)].append((seq, data))
+        self._queues[rank].append((seq, data))
         self.count += 1
         self.held += len(data)
         if self.held > self._most:
@@ -50,7 +53,7 @@ class Outbox:
         found: List[Tuple[int, bytes]] = []
         size = 0
         while len(found) < most:
-            queues = [queue for queue in self._queues if queue]
+            queues = [queue for queue in self._queues.values() if queue]
             if not queues:
                 break
             queue = min(queues, key=_first)
@@ -61,6 +64,20 @@ class Outbox:
         self.count -= len(found)
         return found
 
+    def take_all(self) -> Dict[str, List[Tuple[int, bytes]]]:
+        """Move all records out, by rank; they stay in :attr:`held`."""
+        found = {rank: list(queue) for rank, queue in self._queues.items()}
+        for queue in self._queues.values():
+            queue.clear()
+        self.count = 0
+        return found
+
+    def put_back(self, rank: str, records: Iterable[Tuple[int, bytes]]) -> None:
+        """Records that were moved out come back, before the others."""
+        back = list(records)
+        self._queues[rank].extendleft(reversed(back))
+        self.count += len(back)
+
     def gone(self) -> Tuple[Tuple[int, int], ...]:
         """Ranges of numbers that will never come, to be told; some of very many."""
         told = wire.joined(self._gone)
@@ -70,21 +87,22 @@ class Outbox:
     def _make_room(self) -> None:
         """Give up to seven eighths of the bound, so as not to do so at every record."""
         aim = self._most * 7 // 8
-        for rank in (2, 1):
+        for rank in reversed(RANKS[1:]):
             queue = self._queues[rank]
             while queue and self.held > aim:
                 seq, data = queue.popleft()
                 self.count -= 1
                 self.held -= len(data)
-                self._forget(seq)
-                self._drop("memory_log_lines" if rank == 2 else "memory_episodes")
+                self.forget(seq, seq)
+                self._drop("memory_log_lines" if rank == "log" else "memory_episodes")
 
-    def _forget(self, seq: int) -> None:
+    def forget(self, first: int, last: int) -> None:
+        """Records of these numbers will never come."""
         gone = self._gone
-        if gone and gone[-1][1] + 1 == seq:
-            gone[-1] = (gone[-1][0], seq)
+        if gone and gone[-1][1] + 1 == first:
+            gone[-1] = (gone[-1][0], last)
             return
-        gone.append((seq, seq))
+        gone.append((first, last))
         if len(gone) > self._most_ranges:  # for days nobody may ask for them
             self._gone = list(wire.joined(gone))
             self._most_ranges = 2 * max(len(self._gone), _MAX_RANGES)

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from experiment_hooks import plain, wire
 from experiment_hooks.episode import Episode, Taken
@@ -41,6 +41,7 @@ _CHUNK_SERIES = 500
 _CHUNK_CHARACTERS = 64 * 1024
 
 Make = Callable[..., wire.AnyRecord]
+Ranges = Tuple[Tuple[int, int], ...]
 
 
 class Door:
@@ -295,7 +296,7 @@ class Recorder:
         Args:
             make: gives the record its sequence number and the other common fields.
             at: Unix seconds.
-            rank: ``essential``, ``episode`` or ``log``: which goes first when too many.
+            rank: one of ``outbox.RANKS``: which goes first when there are too many.
             smaller: makes a smaller one, in case the first is too large.
 
         Returns:
@@ -364,10 +365,36 @@ class Recorder:
         with self.lock:
             self._outbox.held -= size
 
+    def take_all(self) -> Dict[str, List[Tuple[int, bytes]]]:
+        """Move all unsent records out of the outbox, by rank, for the spool.
+
+        They count as held until :meth:`released`.
+        """
+        with self.lock:
+            return self._outbox.take_all()
+
+    def put_back(self, rank: str, records: Iterable[Tuple[int, bytes]]) -> None:
+        """Records that were taken, and could not be sent or spooled, wait again."""
+        with self.lock:
+            self._outbox.put_back(rank, records)
+
+    def gave_up(self, rank: str, count: int, ranges: Ranges) -> None:
+        """The spool had no room for these: they are counted, and will be told of."""
+        reason = "spool_log_lines" if rank == "log" else "spool_episodes"
+        with self.lock:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+            for first, last in ranges:
+                self._outbox.forget(first, last)
+
     @property
     def unsent(self) -> int:
         """How many records wait in the outbox."""
         return self._outbox.count
+
+    @property
+    def crowded(self) -> bool:
+        """Whether unsent records fill more than half of what they may."""
+        return self._outbox.held > self._max_bytes // 2
 
     # --- episodes -----------------------------------------------------------------
 
@@ -400,7 +427,7 @@ class Recorder:
                     target=target, seed=seed, **base,
                 ),
                 episode.started,
-                "episode",
+                "start",
             )  # fmt: skip
         self.wake()  # again: with the lock held, a run without a thread sends nothing
         return episode
@@ -422,7 +449,7 @@ class Recorder:
             self.record(
                 episode.ended(now, outcome, success),
                 episode.wall(now),
-                "episode",
+                "end",
                 smaller=episode.ended(now, outcome, success, bare=True),
             )
         self.wake()

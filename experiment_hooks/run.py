@@ -37,6 +37,7 @@ from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.recorder import Recorder
 from experiment_hooks.sender import Line, Sender, drain
 from experiment_hooks.settings import Settings
+from experiment_hooks.spool import Folder, Spool
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -421,6 +422,7 @@ class Run:
             self._hello,
             self._welcomed,
             self._command,
+            self._spool(),
         )
         if self._settings.thread:
             self._recorder.wake = line.wake
@@ -547,6 +549,15 @@ class Run:
     def _where(self) -> Tuple[str, int]:
         """Host and process id; nothing where they are private."""
         return ("", 0) if self._settings.private else (_host(), os.getpid())
+
+    def _spool(self) -> Optional[Spool]:
+        root, endpoint = self._settings.spool_dir, self._settings.endpoint
+        if not root:
+            return None
+        recorder = self._recorder
+        return Spool(
+            Folder.of(root, endpoint), endpoint, recorder.source, recorder.gave_up
+        )
 
     def _hello(self, sent: float, announced: int) -> wire.Hello:
         host, pid = self._where()

@@ -7,21 +7,22 @@ than it is told. Nothing but hello is sent before the welcome, and the socket ta
 messages only while it is connected, so nothing piles up in it.
 """
 
-import json
 import logging
-import os
 import socket
 import sys
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
-from urllib.parse import unquote, urlparse
 
 import msgspec
 import zmq
 
 from experiment_hooks import wire
+from experiment_hooks.delivery import Delivery
+from experiment_hooks.dial import WINDOW_RECORDS, dealer, is_loopback, resolve
+from experiment_hooks.overflow import Overflow
 from experiment_hooks.recorder import Recorder
+from experiment_hooks.spool import Spool
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -29,13 +30,12 @@ TICK = 1.0
 WATCHED_TICK = 0.1
 HELLO_AGAIN = 2.0
 ACK_TIMEOUT = 10.0
-WINDOW_RECORDS = 2000
 WINDOW_BYTES = 1024 * 1024
 ANSWERED_EXIT = 1.8
 HOPEFUL_EXIT = 1.0
 """Seconds for the handshake, at an exit, with who has accepted the connection or has
 not yet turned it away on this machine: a busy one takes longer than it should."""
-UNANSWERED_EXIT = 0.05
+UNANSWERED_EXIT = 0.04
 LOOK_AGAIN = 0.02
 PATIENCE = 3.0
 """Seconds without an answer after which it is said, once, that nobody listens."""
@@ -52,6 +52,7 @@ class Line:
         hello: makes the hello for (time sent, newest sequence number).
         on_welcome: called with each welcome.
         on_command: called with each command.
+        spool: where records go that nobody takes; None: nowhere.
     """
 
     def __init__(
@@ -61,15 +62,17 @@ class Line:
         hello: Hello,
         on_welcome: Callable[[wire.Welcome], None],
         on_command: Callable[[wire.Command], None],
+        spool: Optional[Spool] = None,
     ) -> None:
         self._recorder = recorder
         self._endpoint = endpoint
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_command = on_command
+        self._delivery: Optional[Delivery] = None
+        self._overflow: Optional[Overflow] = None
         self._context: Optional[Any] = None
         self._socket: Optional[Any] = None
-        self._poller: Any = None
         self._monitor: Optional[Any] = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -81,17 +84,20 @@ class Line:
         self._sent_at = 0.0
         self._hello_at = 0.0
         self._next_tick = 0.0
+        self._connect_at = 0.0
         self._number = 0
         self._acked_sample = 0
         self._pumped_at = 0.0
         self._credited_at = 0.0
         self._opened_at = time.monotonic()
+        if spool is not None:
+            self._overflow = Overflow(recorder, spool, hello, self._opened_at)
         self._said_nobody = False
         self._local = False
         self._turned_away = False
+        self._accepted = False
         self.greeted = False
         self.refused = False
-        self.accepted = False  # somebody accepted a connection at least once
         self.reached = False  # a connection stood at least once, and took a message
         self.answered = False  # a welcome came at least once
 
@@ -111,24 +117,31 @@ class Line:
     def pump(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for something to do, and do what there is."""
         now = self._pumped_at = time.monotonic()
-        if self._socket is None and not self._connect(now):
-            time.sleep(min(timeout, 0.05))
-            return
+        if self._socket is None:
+            self._connect(now)
         self._wait(max(0.0, min(timeout, self._next_tick - now)))
-        if self._monitor is not None:
-            self._look_whether_accepted()
-        self._receive()
+        if self._socket is not None:
+            self._talk()
         now = time.monotonic()
-        if not self.greeted:
-            self._greet(now)
-        else:
-            self._send_records(now)
         if now >= self._next_tick:
             self._tick(now)
 
+    def _talk(self) -> None:
+        if self._monitor is not None:
+            self._look_whether_accepted()
+        self._receive()
+        if not self.greeted:
+            self._greet(time.monotonic())
+        else:
+            self._send_records(time.monotonic())
+        if self._delivery is not None and self.greeted:
+            self._delivery.pump()
+
     @property
     def idle(self) -> bool:
-        """Whether every record has been acknowledged."""
+        """Whether every record of this source has been acknowledged."""
+        if self._delivery is not None and self._delivery.own_left:
+            return False
         return not self._unacked and not self._recorder.unsent
 
     def due(self) -> bool:
@@ -144,6 +157,9 @@ class Line:
 
     def shut(self) -> None:
         """Close the socket and its context; what is not acknowledged is not sent."""
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
         if self._socket is not None:
             self._stop_monitoring(self._socket)
             # What was sent last is an answer that nobody waits for: no lingering.
@@ -166,78 +182,103 @@ class Line:
             self._said_nobody = True
             logger.warning(
                 "episight: nobody is listening at %s; the experiment goes on unwatched"
-                " (start an exporter with `python -m exporter`)",
+                " (start an exporter with `python -m exporter`)%s",
                 self._endpoint,
+                self._kept_where(),
             )
 
-    def say_left(self) -> None:
-        """Tell, at the end, that records were not acknowledged."""
+    def hang_up(self) -> None:
+        """The end: what nobody took goes to disk, and it is told where that is."""
+        if not self.idle:
+            self.say_nobody()
         left = len(self._unacked) + self._recorder.unsent
+        kept = False
+        if self._overflow is not None:
+            self._take_back()
+            if self._delivery is not None:
+                self._delivery.close()
+            kept = self._overflow.move_all()
         if self.answered and left:
             logger.warning(
                 "episight: the exporter at %s did not acknowledge the last %d records"
-                " of this process; what they say is lost",
+                " of this process%s",
                 self._endpoint,
                 left,
+                self._kept_where() if kept else "; what they say is lost",
             )
+
+    def _kept_where(self) -> str:
+        if self._overflow is None:
+            return ""
+        return f"; its records are kept in {self._overflow.spool.folder.path}"
 
     # --- inside -------------------------------------------------------------------
 
-    def _connect(self, now: float) -> bool:
-        if now < self._next_tick:
-            return False
+    def _connect(self, now: float) -> None:
+        if now < self._connect_at:
+            return
+        self._connect_at = now + TICK
         address = resolve(self._endpoint)
         if address is None:
-            self._next_tick = now + TICK
-            self._notice_silence(now)
-            return False
+            return
+        sock = None
         try:
             self._context = self._context or zmq.Context(io_threads=1)
-            sock = self._context.socket(zmq.DEALER)
-            for option, value in _OPTIONS:
-                sock.setsockopt(option, value)
-            # Only there: a name with both addresses would be tried with one of them.
-            sock.setsockopt(zmq.IPV6, int("[" in address))
-        except zmq.ZMQError as error:
-            return self._cannot_connect(address, error)
-        try:
-            self._monitor = sock.get_monitor_socket(
-                zmq.EVENT_CONNECTED | zmq.EVENT_CONNECT_RETRIED
-            )
-            self._local = address.startswith(_LOOPBACK)
+            sock = dealer(self._context, address)
+            self._monitor = sock.get_monitor_socket(_EVENTS)
+            self._local = is_loopback(address)
             sock.connect(address)
         except (zmq.ZMQError, ValueError) as error:  # ValueError: no ASCII, say
-            self._stop_monitoring(sock)
-            sock.close(linger=0)
-            return self._cannot_connect(address, error)
+            if sock is not None:
+                self._stop_monitoring(sock)
+                sock.close(linger=0)
+            self._cannot_connect(address, error)
+            return
         self._socket = sock
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_read, zmq.POLLIN)
-        return True
+        if self._overflow is not None:
+            spool = self._overflow.spool
+            self._delivery = Delivery(
+                spool.folder,
+                lambda: self._another(address),
+                spool,
+                # Where there is no thread, hook calls would wait for others' files.
+                foreign=not self._recorder.inline,
+            )
 
-    def _cannot_connect(self, address: str, error: Exception) -> bool:
-        self._next_tick = time.monotonic() + TICK
+    def _another(self, address: str) -> Optional[Any]:
+        """One more connection, for what is delivered from disk."""
+        try:
+            assert self._context is not None
+            sock = dealer(self._context, address)
+            sock.connect(address)
+        except zmq.ZMQError as error:
+            self._cannot_connect(address, error)
+            return None
+        return sock
+
+    def _cannot_connect(self, address: str, error: Exception) -> None:
         self._recorder.drop("endpoint", f"cannot connect to {address!r}: {error}")
-        return False
 
     def _look_whether_accepted(self) -> None:
         assert self._monitor is not None
         while self._monitor is not None and self._monitor.poll(0):
             event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
             if event == zmq.EVENT_CONNECTED:
-                self.accepted = True
+                self._accepted = True
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._stop_monitoring(self._socket)
-            else:
+            else:  # nobody was there; or somebody was, who does not talk as we do
                 self._turned_away = True
 
     @property
     def hopeful(self) -> bool:
         """Whether an answer may come soon.
 
-        Somebody accepted the connection; or, on this very machine, nobody has turned it
-        away yet: then it is only busy.
+        Somebody accepted the connection, or nobody has turned it away yet on this very
+        machine: then who listens is only busy. A tunnel without an exporter behind it
+        accepts too, and hangs up at once: that is no hope.
         """
-        return self.accepted or (self._local and not self._turned_away)
+        return not self._turned_away and (self._accepted or self._local)
 
     def _stop_monitoring(self, sock: Any) -> None:
         if self._monitor is not None:
@@ -246,11 +287,15 @@ class Line:
             self._monitor = None
 
     def _wait(self, timeout: float) -> None:
-        events = zmq.POLLIN if self.greeted or self._hello_sent else _IN_OR_OUT
-        self._poller.register(self._socket, events)
+        polled: List[Tuple[Any, int]] = [(self._wake_read.fileno(), zmq.POLLIN)]
+        if self._socket is not None:
+            waits = self.greeted or self._hello_sent
+            polled.append((self._socket, zmq.POLLIN if waits else _IN_OR_OUT))
+        if self._delivery is not None and self._delivery.socket is not None:
+            polled.append((self._delivery.socket, zmq.POLLIN))
         if self._woken:
             timeout = 0.0
-        self._poller.poll(int(timeout * 1000 + 0.999))
+        zmq.zmq_poll(polled, int(timeout * 1000 + 0.999))
         if self._woken:
             self._woken = False
             try:
@@ -302,6 +347,8 @@ class Line:
         self.greeted = self.answered = True
         self.refused = False
         self._acked_sample = self._number
+        if self._overflow is not None:
+            self._overflow.spool.drop_totals()
         self._send_again()
         self._watch(message.watched)
         self._on_welcome(message)
@@ -398,8 +445,26 @@ class Line:
         if self.greeted:
             self._send_newest(now)
         self._notice_silence(now)
+        if self._overflow is not None:
+            self._spool(self._overflow, now)
         self._recorder.raise_flags()
         self._recorder.tell()
+
+    def _spool(self, overflow: Overflow, now: float) -> None:
+        overflow.spool.keep(now)
+        if self.greeted:
+            overflow.answered(now)
+        if overflow.due(now):
+            if not self.greeted:
+                self._take_back()
+            if overflow.move(now, self._number + 1):
+                self._number += 1
+
+    def _take_back(self) -> None:
+        """What was sent and not acknowledged waits again, and is not given up."""
+        self._recorder.put_back("essential", self._unacked.items())
+        self._unacked = {}
+        self._unacked_bytes = 0
 
     def _send_newest(self, now: float) -> None:
         unacknowledged = self._number - self._acked_sample
@@ -428,20 +493,15 @@ class Line:
             self.say_nobody()
 
 
-_LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _IN_OR_OUT = zmq.POLLIN | zmq.POLLOUT
-_OPTIONS = (
-    (zmq.LINGER, 0),
-    (zmq.IMMEDIATE, 1),
-    # More than there ever are: the windows bound them. So a message that cannot be sent
-    # means that there is no connection.
-    (zmq.SNDHWM, 2 * WINDOW_RECORDS),
-    (zmq.RCVHWM, 1000),
-    (zmq.RECONNECT_IVL, 100),
-    (zmq.RECONNECT_IVL_MAX, 1000),
-    (zmq.HEARTBEAT_IVL, 5000),
-    (zmq.HEARTBEAT_TIMEOUT, 15000),
-    (zmq.MAXMSGSIZE, wire.MAX_HEAD_BYTES),
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
 
@@ -512,22 +572,4 @@ def drain(line: Line, timeout: Optional[float]) -> None:
         if left <= 0:
             break
         line.pump(min(0.05, left))
-    if not line.idle:
-        line.say_nobody()
-        line.say_left()
-
-
-def resolve(endpoint: str) -> Optional[str]:
-    """The ``tcp://`` address of an endpoint; None while its file is not there.
-
-    The file holds JSON with the key ``ingest``, as the exporter writes it.
-    """
-    if not endpoint.startswith("file://"):
-        return endpoint
-    path = unquote(urlparse(endpoint).path)
-    try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            address = json.loads(file.read(65536))["ingest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return address if isinstance(address, str) else None
+    line.hang_up()

@@ -24,7 +24,7 @@ class Settings:
         disabled: every hook is a no-op.
         run_id: the run that a parent process or a launcher gave.
         owner: the token of the process that owns that run, if one does.
-        spool_dir: where unsent records wait.
+        spool_dir: where records go that nobody takes; empty: they wait in memory only.
         thread: whether a sender thread may be started.
         strict: whether what the machine lacks is raised as ``SetupError``.
         private: whether launch facts stay unsaid.
@@ -74,7 +74,7 @@ class Settings:
             disabled=flag("EPISIGHT_DISABLED", False),
             run_id=env.get("EPISIGHT_RUN_ID") or None,
             owner=env.get("EPISIGHT_OWNER") or None,
-            spool_dir=env.get("EPISIGHT_SPOOL_DIR") or _default_spool_dir(env),
+            spool_dir=_spool_dir(env),
             thread=flag("EPISIGHT_THREAD", True),
             strict=flag("EPISIGHT_STRICT", False),
             private=flag("EPISIGHT_PRIVATE", False),
@@ -90,7 +90,12 @@ def _is_endpoint(text: str) -> bool:
     return text.startswith("tcp://") and bool(host) and 0 < number < 65536
 
 
-def _default_spool_dir(env: Mapping[str, str]) -> str:
+def _spool_dir(env: Mapping[str, str]) -> str:
+    given = env.get("EPISIGHT_SPOOL_DIR", "").strip()
+    if given.lower() in ("off", "none"):
+        return ""
+    if given:
+        return given
     state = env.get("XDG_STATE_HOME") or os.path.join(
         env.get("HOME") or os.path.expanduser("~"), ".local", "state"
     )

@@ -317,7 +317,10 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind")
 
 
 class Hello(Message, tag="hello"):
-    """First on every connection. ``sent`` is the source's clock, Unix seconds."""
+    """First on every connection. ``sent`` is the source's clock, Unix seconds.
+
+    ``replay``: not the source itself, but somebody who delivers what it left on disk.
+    """
 
     protocol: int
     source: bytes
@@ -332,6 +335,7 @@ class Hello(Message, tag="hello"):
     role: str = "owner"
     owner: bytes = b""
     resume: bool = False
+    replay: bool = False
 
 
 class Records(Message, tag="records"):

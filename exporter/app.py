@@ -97,6 +97,7 @@ class App:
             inbox=inbox,
             links=ingest.links,
             acknowledge=ingest.acknowledge,
+            acknowledge_sample=ingest.acknowledge_sample,
             on_change=self._changed,
             rules=rules,
             lost_after=settings.traces.lost_after,
@@ -144,6 +145,7 @@ class App:
                     hello.owner,
                     hello.resume,
                     ingest.is_gone,
+                    replay=hello.replay,
                 )
 
         def on_sample(run: str, source: bytes, newest: object) -> None:

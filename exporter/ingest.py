@@ -79,11 +79,18 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """A source's newest sample."""
+    """A source's newest sample.
+
+    ``received`` is when it was true, by the exporter's clock: when it came, or, of one
+    that waited on a disk, when it was made. ``replay`` is who delivers that one: it is
+    acknowledged when it is committed, since no other will come.
+    """
 
     sample: wire.Sample
     parts: list[bytes]
     received: float
+    came: float
+    replay: Peer | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +250,10 @@ class Ingest(threading.Thread):
         """The writer has committed these records."""
         self._acks.append(committed)
         self._wake()
+
+    def acknowledge_sample(self, peer: Peer, number: int) -> None:
+        """A sample that somebody delivered from disk is committed, or of no use."""
+        self._order(lambda: self._send(peer.identity, wire.Ack(sample=number)))
 
     def watch(self, runs: Iterable[str]) -> None:
         """These runs, and no others, are looked at now."""
@@ -404,18 +415,18 @@ class Ingest(threading.Thread):
             self._refuse(identity, hello.host, wire.Refused("run_id", sentence), now)
             return
         run = self._place_of(hello)
-        link = self.links.setdefault(hello.source, Link(now))
-        link.heard, link.gone_since = now, None
+        link = self._link_of(hello, now)
         here = self._peers.get(identity)
         if here is not None and here.hello.source != hello.source:
             self._gone(identity)  # this connection spoke for another source before
         peer = Peer(identity, hello, run, link, offset=now - hello.sent)
         peer.window_ends = now + OFFSET_WINDOW
         self._peers[identity] = peer
-        before = self._of_source.get(hello.source)
-        if before is not None and before.identity != identity:
-            self._peers.pop(before.identity, None)  # an older connection of it
-        self._of_source[hello.source] = peer
+        if not hello.replay:
+            before = self._of_source.get(hello.source)
+            if before is not None and before.identity != identity:
+                self._peers.pop(before.identity, None)  # an older connection of it
+            self._of_source[hello.source] = peer
         self._send(
             identity,
             wire.Welcome(
@@ -427,6 +438,13 @@ class Ingest(threading.Thread):
                 watched=run in self._watched,
             ),
         )
+
+    def _link_of(self, hello: wire.Hello, now: float) -> Link:
+        if hello.replay:  # who delivers says nothing of whether the source lives
+            return Link(now)
+        link = self.links.setdefault(hello.source, Link(now))
+        link.heard, link.gone_since = now, None
+        return link
 
     def _place_of(self, hello: wire.Hello) -> str:
         if hello.resume and hello.source not in self._of_source:
@@ -467,8 +485,13 @@ class Ingest(threading.Thread):
     ) -> None:
         checks.check_sample(sample)
         self.counts.samples["sample"] += 1
+        if peer.hello.replay:
+            at = min(now, sample.sent + peer.skew)
+            newest = Newest(sample, parts, at, now, peer)
+            self._inbox.put_sample(peer.hello.source, newest)
+            return
         self._send(peer.identity, wire.Ack(sample=sample.number))
-        newest = Newest(sample, parts, now)
+        newest = Newest(sample, parts, now, now)
         if self._inbox.put_sample(peer.hello.source, newest):
             self.counts.dropped["replaced"] += 1
         if sample.moments or sample.streams:
@@ -492,7 +515,8 @@ class Ingest(threading.Thread):
         by_peer: dict[bytes, list[int]] = {}
         for peer, seq in committed:
             # The source may have come back on another connection meanwhile.
-            now = self._of_source.get(peer.hello.source, peer)
+            back = None if peer.hello.replay else self._of_source.get(peer.hello.source)
+            now = back or peer
             by_peer.setdefault(now.identity, []).append(seq)
         for identity, seqs in by_peer.items():
             self._send(identity, wire.Ack(records=wire.ranges(seqs)))

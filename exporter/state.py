@@ -152,6 +152,7 @@ class Source:
         self.asked = opened.run
         self.opened = opened
         self.opened_at = at
+        self.last_at = at  # the newest that is known of it, by the exporter's clock
         self.closed: Closing | None = None
         self.lost_at: float | None = None
         self.folded = False
@@ -286,6 +287,8 @@ class State:
         owner: bytes,
         resume: bool,
         gone: Callable[[bytes], bool] = lambda source: False,
+        *,
+        replay: bool = False,
     ) -> str:
         """The id of the run to which a source belongs: the asked one, or ``<id>-2``.
 
@@ -299,13 +302,14 @@ class State:
             owner: the owner's source id, as a child knows it.
             resume: whether an owner goes on with a run that was there.
             gone: whether the connection of a source is gone.
+            replay: it is not the source that asks, but who delivers what it left.
         """
         if source in self._placed:
             return self._placed[source]
         name = asked
         if role == "child":
             name = self._placed.get(owner, asked)
-        elif role == "owner":
+        elif role == "owner" and not (replay and self._resumed(asked)):
             number = 1
             while not self._free(name, resume, gone):
                 number += 1
@@ -324,6 +328,11 @@ class State:
             return False
         over = run.closed is not None or self._owner_lost(run) or gone(holder)
         return resume and over
+
+    def _resumed(self, name: str) -> bool:
+        """Whether a run's owner goes on with an earlier one: what that left is its."""
+        run = self.runs.get(name)
+        return run is not None and run.opened is not None and run.opened.resume
 
     def _owner_lost(self, run: Run) -> bool:
         owner = run.sources.get(run.owner)
@@ -362,6 +371,7 @@ class State:
         run.started_at = min(run.started_at, at)
         source = self._source(run, record, at)
         source.opened_at = min(source.opened_at, at)
+        source.last_at = max(source.last_at, at)
         skew = at - record.time
         source.skew = skew if abs(skew) > SKEW_SHOWN else 0.0
         source.received.add(record.seq)
@@ -387,12 +397,15 @@ class State:
     ) -> None:
         source.opened = record
         if record.role == "owner":
+            run.attempts += 1
+            before = run.sources.get(run.owner)
+            if before is not None and at < before.opened_at - SKEW_SHOWN:
+                return  # of an earlier attempt, delivered late
             if run.owner:  # resumed
                 run.closed = None
                 run.resumed_at = at
                 run.commands = {}
             run.owner = source.id
-            run.attempts += 1
             self._owners[run.id] = source.id
         elif run.closed is not None and not run.owner:
             run.closed = None  # an unowned run that a further source joins
@@ -512,6 +525,7 @@ class State:
             return False
         self._take_totals(run, source, wire.unpack_totals(sample.totals))
         source.sample = sample
+        source.last_at = max(source.last_at, at)
         run.last_record_at = max(run.last_record_at, at)
         source.announced = max(source.announced, sample.announced)
         source.epochs = dict(sample.epochs)

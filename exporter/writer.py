@@ -63,6 +63,7 @@ class Writer(threading.Thread):
         inbox: what ingest hands over.
         links: ingest's view of the sources' connections.
         acknowledge: tells ingest which records are committed.
+        acknowledge_sample: likewise, of a sample that was delivered from disk.
         on_change: called after each commit that changed something to be seen.
         rules: of the verdict.
         lost_after: seconds after a source's loss when its episodes are closed.
@@ -79,6 +80,7 @@ class Writer(threading.Thread):
         inbox: Inbox,
         links: dict[bytes, Link],
         acknowledge: Callable[[list[tuple[Peer, int]]], None],
+        acknowledge_sample: Callable[[Peer, int], None] = lambda peer, number: None,
         on_change: Callable[[], None],
         rules: Rules,
         lost_after: float,
@@ -96,6 +98,7 @@ class Writer(threading.Thread):
         self._inbox = inbox
         self._links = links
         self._acknowledge = acknowledge
+        self._acknowledge_sample = acknowledge_sample
         self._on_change = on_change
         self._rules = rules
         self._lost_after = lost_after
@@ -105,6 +108,8 @@ class Writer(threading.Thread):
         self._born = clock()
         self._sent: deque[int] = deque()
         self._pending: dict[bytes, Newest] = {}
+        # Sources of which somebody delivers what they left, and when he did last.
+        self._replayed: dict[bytes, float] = {}
         self._deletions: deque[str] = deque()
         self._flushes: deque[threading.Event] = deque()
         self._next_tidy = 0.0  # monotonic, as the next
@@ -220,6 +225,8 @@ class Writer(threading.Thread):
         seen: set[tuple[bytes, int]] = set()
         for arrival in arrivals:
             record = arrival.record
+            if arrival.peer.hello.replay:
+                self._replayed[record.source] = arrival.received
             settled.append((arrival.peer, arrival.seq))
             known = self._state.sources.get(record.source)
             key = (record.source, record.seq)
@@ -298,6 +305,7 @@ class Writer(threading.Thread):
             newest = self._pending.pop(totals.source, None)
             if newest is not None:
                 state.apply_sample(totals.source, newest.sample, newest.received)
+                self._settle_sample(newest)
         for source, at in batch.lost:
             state.source_lost(source, at)
         for source in batch.returned:
@@ -323,16 +331,7 @@ class Writer(threading.Thread):
 
     def _tick(self, batch: Batch) -> None:
         now = self._clock()
-        self._pending.update(self._inbox.take_samples())
-        closing = set(batch.closed)
-        for source_id, newest in list(self._pending.items()):
-            useless = self._useless(source_id, newest, closing, now)
-            if useless:
-                del self._pending[source_id]
-                self.dropped[useless] += 1
-            elif source_id in self._state.sources:
-                run, _ = self._state.sources[source_id]
-                batch.totals.append(_totals(run, source_id, newest))
+        self._take_samples(batch, now)
         self._judge(batch, now)
         while self._sent:
             batch.sent.append(self._sent.popleft())
@@ -349,13 +348,34 @@ class Writer(threading.Thread):
             self._state.fold_ended(now)
         self._tidy(now)
 
+    def _take_samples(self, batch: Batch, now: float) -> None:
+        for source_id, newest in self._inbox.take_samples().items():
+            before = self._pending.get(source_id)
+            if before is None or before.sample.number <= newest.sample.number:
+                self._pending[source_id] = newest
+        closing = set(batch.closed)
+        for source_id, newest in list(self._pending.items()):
+            useless = self._useless(source_id, newest, closing, now)
+            if useless:
+                del self._pending[source_id]
+                self.dropped[useless] += 1
+                if useless != "unknown_source":  # its records may come yet
+                    self._settle_sample(newest)
+            elif source_id in self._state.sources:
+                run, _ = self._state.sources[source_id]
+                batch.totals.append(_totals(run, source_id, newest))
+
+    def _settle_sample(self, newest: Newest) -> None:
+        if newest.replay is not None:
+            self._acknowledge_sample(newest.replay, newest.sample.number)
+
     def _useless(
         self, source_id: bytes, newest: Newest, closing: set[bytes], now: float
     ) -> str:
         """Why a sample is dropped; empty if it is kept."""
         known = self._state.sources.get(source_id)
         if known is None:  # its first records are not committed yet
-            late = now - newest.received > FORGET_AFTER
+            late = now - newest.came > FORGET_AFTER
             return "unknown_source" if late else ""
         source = known[1]
         if source.closed is not None or source_id in closing:
@@ -376,6 +396,9 @@ class Writer(threading.Thread):
         for run, source in self._state.open_sources():
             if source.id in closing:
                 continue
+            if source.id in self._replayed and source.id not in self._links:
+                self._judge_replayed(batch, run, source, now, ending)
+                continue
             link = links_of(self._links, source, self._born)
             if not source_lost(link, now, self._rules):
                 if source.lost_at is not None and source.id in self._links:
@@ -384,6 +407,25 @@ class Writer(threading.Thread):
             if source.lost_at is None:
                 batch.lost.append((source.id, now))
             for started in episodes_to_close(source, now, self._lost_after):
+                if (source.id, started.number) not in ending:
+                    batch.lost_episodes.append(_lost_episode(run, source, started, now))
+
+    def _judge_replayed(
+        self,
+        batch: Batch,
+        run: Run,
+        source: Source,
+        now: float,
+        ending: set[tuple[bytes, int]],
+    ) -> None:
+        """What it left on a disk is delivered: it is over since it was last heard of.
+
+        Its open episodes are closed when nothing more has come for a while.
+        """
+        if source.lost_at is None:
+            batch.lost.append((source.id, source.last_at))
+        elif now - self._replayed[source.id] >= self._lost_after:
+            for started in source.started.values():
                 if (source.id, started.number) not in ending:
                     batch.lost_episodes.append(_lost_episode(run, source, started, now))
 

@@ -5,6 +5,7 @@ needs a newer one, itself or by a module of the tests that it imports, is left o
 are, on all but 3.11, the tests of what chooses its own Pythons: once is enough.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -91,6 +92,9 @@ def show_log(request: pytest.FixtureRequest) -> Callable[[Path], None]:
 # --- the surroundings ----------------------------------------------------------------
 
 
+_states = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
@@ -99,8 +103,10 @@ def clean_environment(
     for name in list(os.environ):
         if name.startswith(("EPISIGHT_", "OTEL_")):
             monkeypatch.delenv(name)
-    base = tmp_path_factory.getbasetemp()
-    monkeypatch.setenv("XDG_STATE_HOME", str(base / "state"))
+    # One each: what one test leaves in its spool is not for another test's exporter,
+    # which may have got the same port.
+    state = tmp_path_factory.getbasetemp() / f"state-{next(_states)}"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
 
 
 @pytest.fixture

@@ -670,3 +670,48 @@ def test_one_that_never_ran_can_be_closed() -> None:
     assert made.address.startswith("tcp://[::1]:")
     made.close()
     made.close()
+
+
+# --- what somebody delivers from disk -----------------------------------------------
+
+
+def test_who_delivers_for_a_source_does_not_stand_for_it(bench: Bench) -> None:
+    raw, teller = bench.source()
+    link = bench.ingest.links[teller.id]
+    carrier = bench.raw()
+    carrier.hello(teller, replay=True)
+    bench.ingest.command(teller.id, wire.Command("c", "stop"))
+    assert raw.expect(wire.Command).id == "c"
+    dead = Teller(2)
+    carrier = bench.raw()
+    carrier.hello(dead, replay=True)
+    assert bench.ingest.links == {teller.id: link}, "it is not heard from"
+
+
+def test_each_is_acknowledged_what_it_has_sent(bench: Bench) -> None:
+    raw, teller = bench.source()
+    carrier = bench.raw()
+    carrier.hello(teller, replay=True)
+    old, new = teller.log("old"), teller.log("new")
+    carrier.tell(old)
+    raw.tell(new)
+    found = {one.seq: one for one in bench.arrivals(2)}
+    bench.ingest.acknowledge([(found[seq].peer, seq) for seq in (old.seq, new.seq)])
+    assert carrier.expect(wire.Ack).records == ((old.seq, old.seq),)
+    assert raw.expect(wire.Ack).records == ((new.seq, new.seq),)
+
+
+def test_totals_from_a_disk_are_acknowledged_when_they_are_committed(
+    bench: Bench,
+) -> None:
+    teller = Teller()
+    carrier = bench.raw()
+    carrier.hello(teller, replay=True)
+    carrier.say(sample(7, [1.0], at=time.time() - 3600))
+    newest = eventually(bench.inbox.take_samples)[teller.id]
+    assert newest.replay is not None
+    assert 3500 < time.time() - newest.received < 3700, "they are of then"
+    assert bench.samples == [], "and not shown as the present"
+    assert carrier.receive(0.2) is None
+    bench.ingest.acknowledge_sample(newest.replay, newest.sample.number)
+    assert carrier.expect(wire.Ack).sample == 7

@@ -175,7 +175,7 @@ def test_records_on_their_way_count_until_they_are_acknowledged() -> None:
     assert source._outbox.held == before - size
 
 
-@given(st.lists(st.sampled_from(["essential", "episode", "log"]), max_size=80))
+@given(st.lists(st.sampled_from(outbox.RANKS), max_size=80))
 def test_whatever_comes_is_either_there_or_announced(ranks: List[str]) -> None:
     dropped: List[str] = []
     box = outbox.Outbox(1000, dropped.append)
@@ -186,8 +186,38 @@ def test_whatever_comes_is_either_there_or_announced(ranks: List[str]) -> None:
     assert sorted(gone + here) == list(range(1, len(ranks) + 1))
     assert here == sorted(here)
     assert len(dropped) == len(gone)
-    essential = [seq for seq, rank in enumerate(ranks, 1) if rank == "essential"]
-    assert set(essential) <= set(here)
+    by_rank = {
+        rank: [seq for seq, one in enumerate(ranks, 1) if one == rank]
+        for rank in outbox.RANKS
+    }
+    assert set(by_rank["essential"]) <= set(here)
+    for rank in outbox.RANKS[1:]:  # of each the oldest go first
+        lost = [seq for seq in by_rank[rank] if seq in gone]
+        assert lost == by_rank[rank][: len(lost)]
+
+
+def test_log_lines_go_before_starts_and_those_before_ends() -> None:
+    box = outbox.Outbox(1000, lambda reason: None)
+    for seq, rank in enumerate([*outbox.RANKS] * 2, 1):
+        box.put(rank, seq, b"x" * 100)
+    for seq in (9, 10, 11):
+        box.put("essential", seq, b"x" * 100)
+    assert box.gone() == ((3, 4), (8, 8)), "the log lines, and a start"
+    for seq in (12, 13, 14):
+        box.put("essential", seq, b"x" * 100)
+    assert box.gone() == ((2, 2), (6, 7)), "the other start, and then the ends"
+
+
+def test_what_was_moved_out_and_comes_back_is_in_its_place() -> None:
+    box = outbox.Outbox(1000, lambda reason: None)
+    for seq in (1, 2, 3):
+        box.put("end", seq, b"x")
+    moved = box.take_all()
+    assert (box.count, box.held) == (0, 3), "still held, until it is somewhere else"
+    box.put("end", 4, b"x")
+    box.put_back("end", moved["end"])
+    assert box.count == 4
+    assert [seq for seq, _ in box.take(100, 10**6)] == [1, 2, 3, 4]
 
 
 def test_a_source_that_nobody_hears_for_days_remembers_ranges_and_no_numbers() -> None:

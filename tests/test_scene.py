@@ -71,7 +71,7 @@ class World:
         state = wire.encode_plain(value)
         moment = wire.Moment(time=at, episode=episode, step=3, state=state, **more)
         sample = wire.Sample(number=1, sent=at, moments=(moment,))
-        self.presents.take("r", source, Newest(sample, [b"\1\2"], at))
+        self.presents.take("r", source, Newest(sample, [b"\1\2"], at, at))
 
 
 @pytest.fixture
@@ -157,14 +157,14 @@ def test_what_an_episode_was_is_still_known_when_it_has_ended(world: World) -> N
 
 def test_a_moment_of_another_run_is_not_shown(world: World) -> None:
     sample = wire.Sample(number=1, sent=T, moments=(wire.Moment(time=T, state=b"\1"),))
-    world.presents.take("other", A, Newest(sample, [], T))
+    world.presents.take("other", A, Newest(sample, [], T, T))
     assert "Nothing seen yet" in said(look(RunScene("r", A, world.parts)))
 
 
 def test_a_state_that_cannot_be_read_says_so(world: World) -> None:
     moment = wire.Moment(time=T, state=b"\xc1")
     sample = wire.Sample(number=1, sent=T, moments=(moment,))
-    world.presents.take("r", A, Newest(sample, [], T))
+    world.presents.take("r", A, Newest(sample, [], T, T))
     assert "unreadable" in said(look(RunScene("r", A, world.parts)))
 
 

@@ -201,6 +201,32 @@ def test_one_that_came_to_resume_and_went_leaves_the_run_to_the_next() -> None:
     assert place(state, CHILD, resume=True) == "run"
 
 
+def test_what_an_earlier_attempt_left_on_disk_goes_into_the_run_that_resumed() -> None:
+    state = State()
+    second = Teller(2)
+    state.place(second.id, "run", "owner", b"", True)
+    folded([second.opened(), second.run_opened(resume=True)], state)
+    first = Teller(1, at=NOON - 100)
+    assert state.place(first.id, "run", "owner", b"", False, replay=True) == "run"
+    told = [first.opened(), first.run_opened(), first.started(), first.run_closed()]
+    folded(told, state)
+    run = state.runs["run"]
+    assert run.owner == second.id, "the second attempt still is the run"
+    assert run.closed is None
+    assert (run.attempts, run.started_at) == (2, NOON - 100)
+    assert run.modes["eval"].started == 1
+    # It did not take the id from the one that lives.
+    assert state.place(b"3" * 16, "run", "owner", b"", False) == "run-2"
+
+
+def test_what_another_run_of_that_id_left_on_disk_is_another_run() -> None:
+    state = State()
+    live, left = Teller(1), Teller(2, at=NOON - 100)
+    state.place(live.id, "run", "owner", b"", False)
+    folded([live.opened(), live.run_opened()], state)
+    assert state.place(left.id, "run", "owner", b"", False, replay=True) == "run-2"
+
+
 def test_a_forgotten_run_frees_its_id() -> None:
     state = State()
     place(state, OWNER)

@@ -14,7 +14,7 @@ from exporter import ingest, writer
 from exporter.ingest import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Journal, Reader
 from exporter.state import ENDED_COUNTS_SECONDS, State
-from exporter.verdict import Link, Rules
+from exporter.verdict import Link, Rules, verdict
 from exporter.writer import Writer
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.support import eventually
@@ -56,6 +56,7 @@ class Bench:
         self.inbox = Inbox()
         self.links: dict[bytes, Link] = {}
         self.acknowledged: list[tuple[bytes, int]] = []
+        self.samples_acknowledged: list[tuple[bytes, int]] = []
         self.forgotten: list[bytes] = []
         self.changes = 0
         self.writer = Writer(
@@ -64,6 +65,7 @@ class Bench:
             inbox=self.inbox,
             links=self.links,
             acknowledge=self._acknowledge,
+            acknowledge_sample=self._acknowledge_sample,
             on_change=self._change,
             rules=RULES,
             lost_after=60.0,
@@ -75,6 +77,9 @@ class Bench:
 
     def _acknowledge(self, committed: list[tuple[Peer, int]]) -> None:
         self.acknowledged += [(peer.hello.source, seq) for peer, seq in committed]
+
+    def _acknowledge_sample(self, peer: Peer, number: int) -> None:
+        self.samples_acknowledged.append((peer.hello.source, number))
 
     def _change(self) -> None:
         self.changes += 1
@@ -93,8 +98,21 @@ class Bench:
 
     def sampled(self, teller: Teller, number: int, *totals: float, **more: Any) -> None:
         self.peer(teller)
-        newest = Newest(sample(number, totals, **more), [], self.now)
+        newest = Newest(sample(number, totals, **more), [], self.now, self.now)
         self.inbox.put_sample(teller.id, newest)
+
+    def delivered(
+        self, teller: Teller, *records: wire.AnyRecord, number: int = 0, **more: Any
+    ) -> None:
+        """Somebody delivers what a source has left on disk: records, and a sample."""
+        hello = wire.Hello(wire.PROTOCOL, teller.id, teller.run, self.now, replay=True)
+        peer = Peer(b"carrier", hello, teller.run, Link(self.now), offset=0.0)
+        for one in records:
+            arrival = Arrival(peer, one.seq, wire.encode(one), one, self.now)
+            self.inbox.put(arrival)
+        if number:
+            newest = Newest(sample(number, **more), [], teller.at, self.now, peer)
+            self.inbox.put_sample(teller.id, newest)
 
     def gone(self, teller: Teller) -> None:
         self.links[teller.id].gone_since = self.now
@@ -685,3 +703,106 @@ def test_an_inbox_is_full_by_number_or_by_bytes(
     assert bench.inbox.full
     bench.inbox.take(0.01, 1)
     assert not bench.inbox.full
+
+
+# --- what somebody delivers from disk -----------------------------------------------
+
+
+def test_what_was_left_on_disk_is_of_then(bench: Bench) -> None:
+    left = Teller(at=NOON - 5000)
+    bench.delivered(left, left.opened(), left.run_opened(), left.started())
+    bench.tick()
+    bench.tick()
+    run = bench.state.runs["run"]
+    assert (run.started_at, run.last_record_at) == (NOON - 5000, NOON - 5000)
+    judged = verdict(run, bench.now, RULES)
+    assert (judged.state, judged.ended_at) == ("lost", NOON - 5000)
+
+
+def test_its_open_episodes_are_closed_when_nothing_more_has_come_for_a_while(
+    bench: Bench,
+) -> None:
+    left = Teller(at=NOON - 5000)
+    bench.delivered(left, left.opened(), left.started(0), left.started(1))
+    bench.tick(1)
+    bench.tick(50)
+    bench.delivered(left, left.ended(0))
+    bench.tick(1)
+    bench.tick(50)
+    mode = bench.state.runs["run"].modes["eval"]
+    assert (mode.lost, mode.outcomes) == (0, {"correct": 1})
+    bench.tick(10)
+    assert (mode.lost, mode.outcomes) == (1, {"correct": 1})
+
+
+def test_one_that_ended_well_was_never_lost(bench: Bench) -> None:
+    left = Teller(at=NOON - 5000)
+    bench.delivered(left, left.opened(), left.started(0))
+    bench.tick()
+    bench.delivered(left, left.ended(0), left.run_closed(), left.closed())
+    bench.tick()
+    run = bench.state.runs["run"]
+    assert verdict(run, bench.now, RULES).state == "completed"
+    assert bench.journal.losses() == []
+
+
+def test_a_source_that_lives_is_not_lost_because_somebody_delivers_for_it(
+    bench: Bench,
+) -> None:
+    live = Teller()
+    bench.arrive(live, live.opened(), live.run_opened())
+    bench.delivered(live, live.started(0))
+    bench.tick(20)
+    assert bench.state.sources[live.id][1].lost_at is None
+
+
+def test_totals_from_a_disk_are_acknowledged_after_their_commit(bench: Bench) -> None:
+    left = Teller(at=NOON - 5000)
+    bench.delivered(
+        left, left.opened(), left.schema([counter("hits")], [(0, ())]), number=3,
+        totals=[7.0], at=NOON - 5000,
+    )  # fmt: skip
+    bench.journal.error = sqlite3.OperationalError("disk I/O error")
+    bench.tick()
+    assert bench.samples_acknowledged == []
+    bench.journal.error = None
+    bench.delivered(left, *_again(left))
+    bench.tick()
+    bench.tick()
+    assert bench.hits() == 7.0
+    assert bench.samples_acknowledged == [(left.id, 3)]
+    bench.delivered(left, number=3, totals=[7.0])  # its acknowledgement was lost
+    bench.tick()
+    assert bench.samples_acknowledged == [(left.id, 3)] * 2
+
+
+def _again(left: Teller) -> list[wire.AnyRecord]:
+    """The same records, as a source that got no acknowledgement sends them."""
+    twin = Teller(at=left.at)
+    return [twin.opened(), twin.schema([counter("hits")], [(0, ())])]
+
+
+def test_totals_of_a_source_that_is_not_known_are_not_acknowledged(
+    bench: Bench,
+) -> None:
+    left = Teller()
+    bench.delivered(left, number=3, totals=[7.0])
+    bench.tick()
+    bench.tick(100)
+    assert bench.samples_acknowledged == []
+    assert bench.writer.dropped["unknown_source"] == 1
+
+
+def test_an_older_sample_from_a_disk_does_not_replace_a_newer_one(
+    bench: Bench,
+) -> None:
+    live = Teller()
+    bench.arrive(live, live.opened(), live.schema([counter("hits")], [(0, ())]))
+    bench.round()
+    bench.journal.error = sqlite3.OperationalError("disk I/O error")
+    bench.sampled(live, 9, 90.0)
+    bench.tick()
+    bench.delivered(live, number=3, totals=[30.0])
+    bench.journal.error = None
+    bench.tick()
+    assert bench.hits() == 90.0

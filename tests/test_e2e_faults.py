@@ -1,0 +1,219 @@
+"""End to end, with things going wrong: exporters and experiments that are killed."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from tests.otlp_sink import OtlpSink
+from tests.support import ROOT, Exporter, Pythons, eventually
+from tests.test_e2e_restart import Watcher
+from tests.test_e2e_sources import WAITING, WORK
+
+KILLS = 20
+STATUS_ERROR = 2
+SOURCES = 8
+
+# So many processes at any time, each of a second or so: what one of them did it prints
+# when all of it is recorded, whether or not somebody heard it.
+STORM = f"""
+import pathlib, random, subprocess, sys, time
+import experiment_hooks as eh
+
+if len(sys.argv) == 1:
+    working = []
+    while working or not pathlib.Path("home").exists():
+        working = [one for one in working if one.poll() is None]
+        while len(working) < {SOURCES} and not pathlib.Path("home").exists():
+            working.append(subprocess.Popen([sys.executable, __file__, "work"]))
+        time.sleep(0.02)
+else:
+    chance = random.Random()
+    with eh.open_run("storm") as run:
+        hits = run.counter("hits", "Hits.")
+        episodes = steps = 0
+        end = time.monotonic() + chance.uniform(0.2, 3)
+        while time.monotonic() < end:
+            for _ in range(20):
+                with run.episode(mode="eval") as ep:
+                    for _ in range(chance.randrange(1, 4)):
+                        ep.step()
+                        hits.inc()
+                        steps += 1
+                    ep.finish(outcome=chance.choice(["correct", "confused"]))
+                episodes += 1
+            time.sleep(0.1)
+    print(f"DID {{episodes}} {{steps}}", flush=True)
+"""
+
+
+def replayed(exporter: Exporter, run_python: Pythons) -> str:
+    """What ``episight replay`` says, for the experiments' own spool."""
+    cli = ROOT / "experiment_hooks" / "cli.py"
+    return run_python(cli, "replay", env=exporter.env, status=None).output
+
+
+def all_episodes(exporter: Exporter, run: str) -> List[Dict[str, Any]]:
+    found: List[Dict[str, Any]] = []
+    after = ""
+    while True:
+        page = exporter.get(f"/api/v1/runs/{run}/episodes?limit=1000{after}").json()
+        found += page["episodes"]
+        if page["next"] is None:
+            return found
+        after = f"&after={page['next']}"
+
+
+@pytest.mark.timeout(240)
+def test_an_exporter_killed_at_any_moment_loses_nothing_and_counts_nothing_twice(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    tmp_path: Path,
+) -> None:
+    kills = KILLS if sys.version_info[:2] == (3, 11) else 5
+    chance = random.Random(kills)
+    exporter = exporter_process()
+    env = {**exporter.env, "EPISIGHT_RUN_ID": "storm"}
+    child = run_python.start(STORM, env=env)
+    with Watcher(exporter) as watcher:
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.0, 1.0))  # any moment is meant
+            exporter.kill()
+            exporter.start()
+        (tmp_path / "home").touch()
+        assert child.wait(60) == 0, child.output
+        # What ended while nobody listened, and nobody has taken along.
+        eventually(lambda: "nothing to deliver" in replayed(exporter, run_python), 60)
+        did = [
+            tuple(map(int, found))
+            for found in re.findall(r"DID (\d+) (\d+)", child.output)
+        ]
+        episodes, steps = (sum(column) for column in zip(*did))
+        eventually(
+            lambda: exporter.value("experiment_steps_total", run="storm") == steps, 30
+        )
+    print(f"{len(did)} processes, {episodes} episodes, {watcher.scrapes} scrapes")
+    assert watcher.wrong == []
+    assert watcher.scrapes > kills
+
+    ended = all_episodes(exporter, "storm")
+    assert len(ended) == episodes
+    assert len({one["trace_id"] for one in ended}) == episodes
+    run = exporter.run("storm")
+    assert run["missing"] == 0
+    assert run["sources"] == {"live": 0, "ended": len(did), "lost": 0}
+    counted = {
+        outcome: sum(one["outcome"] == outcome for one in ended)
+        for outcome in ("correct", "confused")
+    }
+    assert run["modes"]["eval"]["outcomes"] == counted
+    assert exporter.value("experiment_hits_total", run="storm") == steps
+
+
+VICTIM = """
+import itertools, sys
+import experiment_hooks as eh
+
+with eh.open_run("victim", run_id=sys.argv[1]) as run:
+    for index in itertools.count():
+        with run.episode(mode="eval", index=index, target="mug") as ep:
+            for _ in range(50):
+                ep.step()
+                with ep.phase("looking"):
+                    pass
+            ep.finish(outcome="correct")
+        if index == 20:
+            print("WORKS", flush=True)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_experiments_killed_at_any_moment_are_lost_and_their_traces_closed(
+    exporter_process: Callable[..., Exporter], run_python: Pythons
+) -> None:
+    chance = random.Random(8)
+    with OtlpSink() as sink:
+        exporter = exporter_process(
+            "verdict.lost_seconds=0.5", "traces.lost_after=0.5", env=sink.environ
+        )
+        names = [f"victim-{number}" for number in range(6)]
+        told: Dict[str, int] = {}
+        for name in names:
+            child = run_python.start(VICTIM, name, env=exporter.env)
+            child.wait_for("WORKS")
+            eventually(lambda one=name: exporter.run(one)["modes"]["eval"]["episodes"])
+            time.sleep(chance.uniform(0.0, 0.3))  # any moment is meant
+            told[name] = exporter.run(name)["modes"]["eval"]["episodes"]
+            child.kill()
+        for name in names:
+            eventually(lambda one=name: exporter.run(one)["state"] == "lost", 20)
+
+            def closed(one: str = name) -> bool:
+                return not any(
+                    row["outcome"] is None for row in exporter.episodes(one, "?limit=1")
+                ) and not _open(exporter, one)
+
+            eventually(closed, 20)
+            mode = exporter.run(name)["modes"]["eval"]
+            assert mode["episodes"] >= told[name], "what was acknowledged stays"
+            assert mode["started"] == mode["episodes"] + mode["lost"]
+            lost = exporter.episodes(name, "?outcome=lost")
+            assert len(lost) == mode["lost"] <= 1
+            for one in lost:
+                assert one["error"]["type"] == "source_lost"
+                (root,) = eventually(
+                    lambda trace=one["trace_id"]: [
+                        root for root in sink.named("episode") if root.trace_id == trace
+                    ],
+                    20,
+                )
+                assert root.span.status.code == STATUS_ERROR
+                assert "source_lost" in str(root.events)
+
+
+def _open(exporter: Exporter, run: str) -> List[Dict[str, Any]]:
+    return [row for row in all_episodes(exporter, run) if row["outcome"] is None]
+
+
+def test_what_ended_before_there_was_an_exporter_comes_with_the_next_experiment(
+    exporter_process: Callable[..., Exporter], run_python: Pythons
+) -> None:
+    exporter = exporter_process()
+    assert exporter.terminate() == 0
+    before = time.time()
+    code = f"""
+import sys
+import experiment_hooks as eh
+{WORK}
+with eh.open_run("early", run_id=sys.argv[1]) as run:
+    work(run, 1, 3, 4)
+"""
+    early = [f"early-{number}" for number in range(3)]
+    for name in early:
+        run_python(code, name, env=exporter.env)
+    after = time.time()
+    exporter.start()
+    waits = f"""
+import experiment_hooks as eh
+{WAITING}
+with eh.open_run("next", run_id="next") as run:
+    wait_for("home")
+"""
+    child = run_python.start(waits, env=exporter.env)
+    for name in early:
+        run = eventually(lambda one=name: exporter.run(one), 20)
+        eventually(lambda one=name: exporter.run(one)["state"] == "completed")
+        run = exporter.run(name)
+        assert before <= run["started"] <= run["ended"] <= after
+        mode = run["modes"]["eval"]
+        assert (mode["episodes"], mode["steps"], run["missing"]) == (3, 12, 0)
+        assert run["sources"] == {"live": 0, "ended": 1, "lost": 0}
+    assert exporter.run("next")["state"] in ("starting", "running")
+    (run_python.directory / "home").touch()
+    assert child.wait() == 0
