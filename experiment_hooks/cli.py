@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 
 from experiment_hooks._version import __version__
 from experiment_hooks.cli_check import check
+from experiment_hooks.cli_keys import keys
 from experiment_hooks.cli_replay import replay
 from experiment_hooks.cli_run import run_command
 
@@ -46,9 +47,22 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         metavar="PATH",
         help="a spool file or directory; without it, what was left for this endpoint",
     )
+    made = commands.add_parser(
+        "keys", help="make keys, for an exporter that listens beyond this machine"
+    )
+    made.add_argument("directory", help="for the exporter: security.curve_dir")
+    made.add_argument(
+        "names",
+        nargs="*",
+        default=["experiments"],
+        metavar="NAME",
+        help="whose keys to make beside the exporter's (default: experiments)",
+    )
     given = parser.parse_args(arguments)
     if given.subcommand == "check":
         return check(os.environ)
+    if given.subcommand == "keys":
+        return keys(given.directory, given.names)
     if given.subcommand == "replay":
         return replay(given.paths, os.environ)
     if given.subcommand is None:

@@ -16,7 +16,7 @@ import zmq
 
 from experiment_hooks import wire
 from experiment_hooks._version import __version__
-from experiment_hooks.dial import resolve
+from experiment_hooks.dial import Dialer, KeysError, Place
 from experiment_hooks.settings import Settings
 from experiment_hooks.spool import Folder
 
@@ -38,15 +38,24 @@ class Answer(NamedTuple):
         return self.welcome.url.partition("/runs/")[0] if self.welcome else ""
 
 
-def ask(address: str, run: Optional[str] = None, timeout: float = 3.0) -> Answer:
-    """Connect to ``tcp://host:port`` and say hello, as if to join ``run``."""
+def dialer_of(settings: Settings) -> Dialer:
+    """How the exporter of these settings is reached."""
+    return Dialer(settings.endpoint, settings.server_key, settings.key_file)
+
+
+def ask(
+    dialer: Dialer, place: Place, run: Optional[str] = None, timeout: float = 3.0
+) -> Answer:
+    """Connect to the exporter's place and say hello, as if to join ``run``."""
     try:
-        with socket.create_connection(host_and_port(address), timeout=timeout):
+        with socket.create_connection(host_and_port(place.address), timeout=timeout):
             pass
     except (OSError, ValueError) as error:
         return Answer(False, str(error) or type(error).__name__)
     try:
-        message, skew = _hello(address, run or NO_RUN, timeout)
+        message, skew = _hello(dialer, place, run or NO_RUN, timeout)
+    except KeysError as error:
+        return Answer(True, str(error))
     except (zmq.ZMQError, wire.WireError) as error:
         return Answer(True, f"it does not talk like an exporter: {error}")
     if isinstance(message, wire.Welcome):
@@ -57,7 +66,7 @@ def ask(address: str, run: Optional[str] = None, timeout: float = 3.0) -> Answer
 
 
 def _hello(
-    address: str, run: str, timeout: float
+    dialer: Dialer, place: Place, run: str, timeout: float
 ) -> Tuple[Optional[wire.FromExporter], float]:
     sent = time.time()
     hello = wire.Hello(
@@ -70,13 +79,13 @@ def _hello(
         host=platform.node(),
         pid=os.getpid(),
     )
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.connect(address)
-        dealer.send(wire.encode(hello))
+    with zmq.Context() as context, dialer.socket(context, place) as sock:
+        sock.setsockopt(zmq.IMMEDIATE, 0)  # it is sent as soon as it can be
+        sock.connect(place.address)
+        sock.send(wire.encode(hello))
         deadline = time.monotonic() + timeout
-        while dealer.poll(int(max(0.0, deadline - time.monotonic()) * 1000)):
-            message = wire.decode_from_exporter(dealer.recv_multipart()[0])
+        while sock.poll(int(max(0.0, deadline - time.monotonic()) * 1000)):
+            message = wire.decode_from_exporter(sock.recv_multipart()[0])
             if isinstance(message, wire.Welcome):
                 # The exporter's clock was read between the two readings of ours.
                 return message, message.time - (sent + time.time()) / 2
@@ -96,8 +105,10 @@ def host_and_port(address: str) -> Tuple[str, int]:
 def check(environ: Mapping[str, str]) -> int:
     """Print whether an experiment with this environment would be seen; 0 if so."""
     settings = Settings.from_environment(environ)
-    address = resolve(settings.endpoint)
-    answer = None if address is None else ask(address, settings.run_id)
+    dialer = dialer_of(settings)
+    place = dialer.find()
+    address = place.address if place else None
+    answer = None if place is None else ask(dialer, place, settings.run_id)
     for name, value in _facts(settings, address, answer):
         print(f"{name:<12}{value}")
     obstacle = _obstacle(settings, address, answer)
@@ -119,6 +130,7 @@ def _facts(
     if address != settings.endpoint:
         yield "address", address or "its file is not there, or holds no address"
     yield "run id", settings.run_id or "made by each run"
+    yield "keys", "yes" if dialer_of(settings).encrypts else "no"
     yield "spool", _waiting(settings)
     for name in ("disabled", "thread", "strict", "private"):
         yield name, "yes" if getattr(settings, name) else "no"

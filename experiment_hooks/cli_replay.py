@@ -7,12 +7,12 @@ files that were carried here from elsewhere. In a process of its own.
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 import zmq
 
 from experiment_hooks.delivery import Delivery
-from experiment_hooks.dial import dealer, resolve
+from experiment_hooks.dial import Dialer
 from experiment_hooks.settings import Settings
 from experiment_hooks.spool import LEASE, Folder, is_spool_file
 
@@ -51,11 +51,12 @@ def replay(paths: Sequence[str], environ: Mapping[str, str]) -> int:
     if not found.names:
         print(f"nothing to deliver in {', '.join(paths or [folder.path])}")
         return 1 if found.used else 0
-    address = resolve(settings.endpoint)
-    if address is None:
-        print(f"episight: {settings.endpoint} does not say where the exporter is")
+    dialer = Dialer(settings.endpoint, settings.server_key, settings.key_file)
+    try:
+        whole = _deliver(found.names, dialer)
+    except ValueError as error:
+        print(f"episight: {error}", file=sys.stderr)
         return 1
-    whole = _deliver(found.names, address)
     return 0 if whole and not found.used else 1
 
 
@@ -93,10 +94,25 @@ def _look_into(directory: str, found: Found) -> None:
             found.names[directory] = sorted(free)
 
 
-def _deliver(names: Dict[str, List[str]], address: str) -> bool:
+def _deliver(names: Dict[str, List[str]], dialer: Dialer) -> bool:
+    """Whether all of it has been delivered.
+
+    Raises:
+        ValueError: the endpoint or the keys cannot be used.
+    """
+    place = dialer.find()
+    if place is None:
+        raise ValueError(f"{dialer.endpoint} does not say where the exporter is")
+    address = place.address
+    dialer.check()
     files = records = 0
     with zmq.Context() as context:
-        connect = _dial(context, address)
+
+        def connect() -> Any:
+            sock = dialer.socket(context, place)
+            sock.connect(address)
+            return sock
+
         for directory, wanted in names.items():
             delivery = Delivery(Folder(directory), connect, foreign=False, names=wanted)
             try:
@@ -110,15 +126,6 @@ def _deliver(names: Dict[str, List[str]], address: str) -> bool:
     whole = sum(map(len, names.values()))
     print(f"delivered {files} of {whole} files, {records} records, to {address}")
     return files == whole
-
-
-def _dial(context: Any, address: str) -> Callable[[], Optional[Any]]:
-    def connect() -> Any:
-        sock = dealer(context, address)
-        sock.connect(address)
-        return sock
-
-    return connect
 
 
 def _carry(delivery: Delivery) -> bool:

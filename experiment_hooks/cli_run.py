@@ -18,8 +18,7 @@ import time
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional
 from urllib.parse import unquote, urlparse
 
-from experiment_hooks.cli_check import Answer, ask, host_and_port
-from experiment_hooks.dial import resolve
+from experiment_hooks.cli_check import Answer, ask, dialer_of, host_and_port
 from experiment_hooks.settings import Settings
 
 READY_TIMEOUT = 30.0
@@ -40,8 +39,10 @@ def run_command(command: List[str], keep: bool, environ: Mapping[str, str]) -> i
     if settings.disabled:
         _say("EPISIGHT_DISABLED is set: the command runs unwatched")
         return follow(command, env)
-    address = resolve(settings.endpoint)
-    answer = Answer(False) if address is None else ask(address, settings.run_id)
+    dialer = dialer_of(settings)
+    place = dialer.find()
+    address = place.address if place else None
+    answer = Answer(False) if place is None else ask(dialer, place, settings.run_id)
     if address is not None and answer.connects:
         _say(_described(address, answer))
         env["EPISIGHT_ENDPOINT"] = settings.endpoint

@@ -1,11 +1,12 @@
-"""How a source reaches the exporter: the endpoint's address, and a socket for it.
+"""How a source reaches the exporter: the endpoint's address, the keys, a socket.
 
-Nothing is kept here. Whoever calls owns the socket, and uses it on one thread.
+Whoever calls owns the socket, and uses it on one thread. Keys are read when a socket is
+made, and are in no message, no ``repr`` and no log.
 """
 
 import json
 import os
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 from urllib.parse import unquote, urlparse
 
 import zmq
@@ -14,6 +15,7 @@ from experiment_hooks import wire
 
 WINDOW_RECORDS = 2000
 """Records that may be on their way and not yet acknowledged."""
+_KEY_LENGTH = 40
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _OPTIONS = (
@@ -31,20 +33,109 @@ _OPTIONS = (
 )
 
 
-def resolve(endpoint: str) -> Optional[str]:
-    """The ``tcp://`` address of an endpoint; None while its file is not there.
+class KeysError(ValueError):
+    """The keys for CURVE cannot be used; the message says what to do."""
 
-    The file holds JSON with the key ``ingest``, as the exporter writes it.
+
+class Place(NamedTuple):
+    """Where the exporter listens: its address, and its public key where it says it."""
+
+    address: str
+    server_key: str = ""
+
+
+class Dialer:
+    """Knows how to reach one exporter; makes sockets for it.
+
+    Args:
+        endpoint: as ``EPISIGHT_ENDPOINT`` says it.
+        server_key: the exporter's public key, or the file that holds it; empty: the one
+            in the endpoint's file, if there is one.
+        key_file: the file with this side's own keys.
+    """
+
+    def __init__(self, endpoint: str, server_key: str = "", key_file: str = "") -> None:
+        self.endpoint = endpoint
+        self._server_key = server_key
+        self._key_file = key_file
+
+    def find(self) -> Optional[Place]:
+        """Where the exporter is; None while the endpoint's file is not there."""
+        place = resolve(self.endpoint)
+        if place is not None and self._server_key:
+            return place._replace(server_key=self._server_key)
+        return place
+
+    def socket(self, context: Any, place: Place) -> Any:
+        """A DEALER socket for this place, not yet connected.
+
+        It takes messages only while it is connected.
+
+        Raises:
+            zmq.ZMQError: there are too many sockets, or open files.
+            KeysError: keys are wanted that are not there, or are none.
+        """
+        keys = self._keys(place)
+        sock = context.socket(zmq.DEALER)
+        for option, value in _OPTIONS:
+            sock.setsockopt(option, value)
+        # Only there: a name with both addresses would be tried with one of them.
+        sock.setsockopt(zmq.IPV6, int("[" in place.address))
+        if keys is not None:
+            sock.curve_serverkey, sock.curve_publickey, sock.curve_secretkey = keys
+        return sock
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether keys are set, and so nothing is said without them."""
+        return bool(self._server_key or self._key_file)
+
+    def check(self) -> None:
+        """Raises KeysError where keys are set that cannot be used."""
+        place = self.find()
+        if place is not None:
+            self._keys(place)
+
+    def _keys(self, place: Place) -> Optional[Tuple[bytes, bytes, bytes]]:
+        if not place.server_key:
+            if self._key_file:
+                raise KeysError(
+                    "EPISIGHT_KEY_FILE is set, and the exporter's key is not known: set"
+                    " EPISIGHT_SERVER_KEY to what `episight keys` has printed"
+                )
+            return None
+        if not self._key_file:
+            raise KeysError(
+                "the exporter wants keys: set EPISIGHT_KEY_FILE to a file that"
+                " `episight keys` has made"
+            )
+        public, secret = _certificate(self._key_file)
+        if secret is None:
+            raise KeysError(
+                f"EPISIGHT_KEY_FILE={self._key_file} holds no secret key: name the file"
+                " that ends in .key_secret"
+            )
+        return _public_key(place.server_key), public, secret
+
+
+def resolve(endpoint: str) -> Optional[Place]:
+    """The place that an endpoint names; None while its file is not there.
+
+    The file holds JSON with the keys ``ingest`` and ``server_key``, as the exporter
+    writes it.
     """
     if not endpoint.startswith("file://"):
-        return endpoint
+        return Place(endpoint)
     path = unquote(urlparse(endpoint).path)
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
-            address = json.loads(file.read(65536))["ingest"]
-    except (OSError, ValueError, KeyError, TypeError):
+            said = json.loads(file.read(65536))
+        address, key = said["ingest"], said.get("server_key") or ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return address if isinstance(address, str) else None
+    if not isinstance(address, str) or not isinstance(key, str):
+        return None
+    return Place(address, key)
 
 
 def is_loopback(address: str) -> bool:
@@ -52,17 +143,22 @@ def is_loopback(address: str) -> bool:
     return address.startswith(_LOOPBACK)
 
 
-def dealer(context: Any, address: str) -> Any:
-    """A DEALER socket for this address, not yet connected.
+def _public_key(text: str) -> bytes:
+    """A public key: as it is (40 characters of Z85), or in a file."""
+    if len(text) != _KEY_LENGTH or os.path.exists(text):
+        return _certificate(text)[0]
+    return text.encode("ascii", "replace")
 
-    It takes messages only while it is connected.
 
-    Raises:
-        zmq.ZMQError: there are too many sockets, or open files.
-    """
-    sock = context.socket(zmq.DEALER)
-    for option, value in _OPTIONS:
-        sock.setsockopt(option, value)
-    # Only there: a name with both addresses would be tried with one of them.
-    sock.setsockopt(zmq.IPV6, int("[" in address))
-    return sock
+def _certificate(path: str) -> Tuple[bytes, Optional[bytes]]:
+    from zmq.auth.certs import load_certificate  # it costs 30 ms
+
+    try:
+        public, secret = load_certificate(os.path.expanduser(path))
+    except (OSError, ValueError) as error:
+        raise KeysError(
+            f"{path} holds no keys: {error}; `episight keys` makes such files"
+        ) from None
+    if len(public) != _KEY_LENGTH or len(secret or public) != _KEY_LENGTH:
+        raise KeysError(f"{path} holds no keys: `episight keys` makes such files")
+    return public, secret

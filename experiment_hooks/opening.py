@@ -19,7 +19,6 @@ from experiment_hooks.errors import SetupError, UsageError
 from experiment_hooks.metrics import bounds
 from experiment_hooks.run import Identity, Run
 from experiment_hooks.settings import Settings
-from experiment_hooks.spool import Folder
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -153,8 +152,8 @@ def _entered(run: Run) -> Run:
 
 def _start(run: Run, settings: Settings) -> None:
     try:
-        if settings.strict and settings.spool_dir:
-            Folder.of(settings.spool_dir, settings.endpoint).make()
+        if settings.strict:
+            run.check()
         run.start()
     except Exception as error:
         if settings.strict:

@@ -31,6 +31,7 @@ from typing import (
 
 from experiment_hooks import declare, plain, process, wire
 from experiment_hooks._version import __version__
+from experiment_hooks.dial import Dialer
 from experiment_hooks.episode import NO_EPISODE, Episode
 from experiment_hooks.finished import FINISHED
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
@@ -413,12 +414,19 @@ class Run:
 
     # --- lifetime -----------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raises an error where the machine lacks what the settings name."""
+        self._dialer().check()
+        spool = self._spool()
+        if spool is not None:
+            spool.folder.make()
+
     def start(self) -> None:
         """Introduce the source, then start what sends; the thread last."""
         self._introduce()
         line = self._line = Line(
             self._recorder,
-            self._settings.endpoint,
+            self._dialer(),
             self._hello,
             self._welcomed,
             self._command,
@@ -549,6 +557,10 @@ class Run:
     def _where(self) -> Tuple[str, int]:
         """Host and process id; nothing where they are private."""
         return ("", 0) if self._settings.private else (_host(), os.getpid())
+
+    def _dialer(self) -> Dialer:
+        said = self._settings
+        return Dialer(said.endpoint, said.server_key, said.key_file)
 
     def _spool(self) -> Optional[Spool]:
         root, endpoint = self._settings.spool_dir, self._settings.endpoint

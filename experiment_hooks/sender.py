@@ -9,7 +9,6 @@ messages only while it is connected, so nothing piles up in it.
 
 import logging
 import socket
-import sys
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -18,8 +17,9 @@ import msgspec
 import zmq
 
 from experiment_hooks import wire
+from experiment_hooks.attempts import KEY_REFUSED, NOT_THE_SAME, Attempts
 from experiment_hooks.delivery import Delivery
-from experiment_hooks.dial import WINDOW_RECORDS, dealer, is_loopback, resolve
+from experiment_hooks.dial import WINDOW_RECORDS, Dialer, Place, is_loopback
 from experiment_hooks.overflow import Overflow
 from experiment_hooks.recorder import Recorder
 from experiment_hooks.spool import Spool
@@ -48,7 +48,7 @@ class Line:
 
     Args:
         recorder: where records and samples come from.
-        endpoint: ``tcp://host:port``, or ``file://`` with the file that holds it.
+        dialer: makes sockets to the exporter.
         hello: makes the hello for (time sent, newest sequence number).
         on_welcome: called with each welcome.
         on_command: called with each command.
@@ -58,14 +58,15 @@ class Line:
     def __init__(
         self,
         recorder: Recorder,
-        endpoint: str,
+        dialer: Dialer,
         hello: Hello,
         on_welcome: Callable[[wire.Welcome], None],
         on_command: Callable[[wire.Command], None],
         spool: Optional[Spool] = None,
     ) -> None:
         self._recorder = recorder
-        self._endpoint = endpoint
+        self._dialer = dialer
+        self._endpoint = dialer.endpoint
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_command = on_command
@@ -73,7 +74,7 @@ class Line:
         self._overflow: Optional[Overflow] = None
         self._context: Optional[Any] = None
         self._socket: Optional[Any] = None
-        self._monitor: Optional[Any] = None
+        self._attempts: Optional[Attempts] = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -94,8 +95,6 @@ class Line:
             self._overflow = Overflow(recorder, spool, hello, self._opened_at)
         self._said_nobody = False
         self._local = False
-        self._turned_away = False
-        self._accepted = False
         self.greeted = False
         self.refused = False
         self.reached = False  # a connection stood at least once, and took a message
@@ -127,8 +126,8 @@ class Line:
             self._tick(now)
 
     def _talk(self) -> None:
-        if self._monitor is not None:
-            self._look_whether_accepted()
+        if self._turned_away():
+            return
         self._receive()
         if not self.greeted:
             self._greet(time.monotonic())
@@ -161,7 +160,7 @@ class Line:
             self._delivery.close()
             self._delivery = None
         if self._socket is not None:
-            self._stop_monitoring(self._socket)
+            self._stop_watching()
             # What was sent last is an answer that nobody waits for: no lingering.
             self._socket.close(linger=0)
             self._socket = None
@@ -180,10 +179,16 @@ class Line:
         """Tell once that nobody has answered."""
         if not self._said_nobody and not self.answered and not self.refused:
             self._said_nobody = True
+            tried = self._attempts
+            wrong = tried is not None and tried.accepted and tried.turned_away
             logger.warning(
-                "episight: nobody is listening at %s; the experiment goes on unwatched"
-                " (start an exporter with `python -m exporter`)%s",
-                self._endpoint,
+                "episight: %s; the experiment goes on unwatched (%s)%s",
+                f"what listens at {self._endpoint} does not talk to us"
+                if wrong
+                else f"nobody is listening at {self._endpoint}",
+                "a wrong port, or wrong keys? `episight check` tells"
+                if wrong
+                else "start an exporter with `python -m exporter`",
                 self._kept_where(),
             )
 
@@ -218,57 +223,78 @@ class Line:
         if now < self._connect_at:
             return
         self._connect_at = now + TICK
-        address = resolve(self._endpoint)
-        if address is None:
+        place = self._dialer.find()
+        if place is None:
             return
         sock = None
         try:
             self._context = self._context or zmq.Context(io_threads=1)
-            sock = dealer(self._context, address)
-            self._monitor = sock.get_monitor_socket(_EVENTS)
-            self._local = is_loopback(address)
-            sock.connect(address)
-        except (zmq.ZMQError, ValueError) as error:  # ValueError: no ASCII, say
+            sock = self._dialer.socket(self._context, place)
+            self._attempts = Attempts(sock)
+            self._local = is_loopback(place.address)
+            sock.connect(place.address)
+        # A ValueError: of keys, or an address of no ASCII.
+        except (zmq.ZMQError, ValueError) as error:
             if sock is not None:
-                self._stop_monitoring(sock)
+                self._stop_watching()
                 sock.close(linger=0)
-            self._cannot_connect(address, error)
+            self._cannot_connect(place.address, error)
             return
         self._socket = sock
         if self._overflow is not None:
             spool = self._overflow.spool
             self._delivery = Delivery(
                 spool.folder,
-                lambda: self._another(address),
+                lambda: self._another(place),
                 spool,
                 # Where there is no thread, hook calls would wait for others' files.
                 foreign=not self._recorder.inline,
             )
 
-    def _another(self, address: str) -> Optional[Any]:
+    def _another(self, place: Place) -> Optional[Any]:
         """One more connection, for what is delivered from disk."""
         try:
             assert self._context is not None
-            sock = dealer(self._context, address)
-            sock.connect(address)
-        except zmq.ZMQError as error:
-            self._cannot_connect(address, error)
+            sock = self._dialer.socket(self._context, place)
+            sock.connect(place.address)
+        except (zmq.ZMQError, ValueError) as error:
+            self._cannot_connect(place.address, error)
             return None
         return sock
 
     def _cannot_connect(self, address: str, error: Exception) -> None:
         self._recorder.drop("endpoint", f"cannot connect to {address!r}: {error}")
 
-    def _look_whether_accepted(self) -> None:
-        assert self._monitor is not None
-        while self._monitor is not None and self._monitor.poll(0):
-            event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
-            if event == zmq.EVENT_CONNECTED:
-                self._accepted = True
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._stop_monitoring(self._socket)
-            else:  # nobody was there; or somebody was, who does not talk as we do
-                self._turned_away = True
+    def _turned_away(self) -> bool:
+        """Look how connecting goes; whether this socket will not try again."""
+        assert self._attempts is not None
+        self._attempts.look()
+        if self._attempts.reason == KEY_REFUSED:
+            self._refused_for("it does not know the key of EPISIGHT_KEY_FILE")
+            self._dial_again()
+            return True
+        if self._attempts.reason == NOT_THE_SAME:
+            self._refused_for(
+                "it speaks without keys: unset EPISIGHT_SERVER_KEY and _KEY_FILE"
+                if self._dialer.encrypts
+                else "it wants keys: set EPISIGHT_SERVER_KEY and EPISIGHT_KEY_FILE"
+            )
+        return False
+
+    def _refused_for(self, sentence: str) -> None:
+        self._was_refused(wire.Refused("keys", sentence))
+        self._hello_at = 0.0  # as soon as a connection can be made
+
+    def _dial_again(self) -> None:
+        """ZeroMQ does not try again where a key was refused; it may be let in later."""
+        assert self._socket is not None
+        self._stop_watching()
+        self._socket.close(linger=0)
+        self._socket = None
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
+        self._connect_at = time.monotonic() + HELLO_AGAIN
 
     @property
     def hopeful(self) -> bool:
@@ -278,13 +304,14 @@ class Line:
         machine: then who listens is only busy. A tunnel without an exporter behind it
         accepts too, and hangs up at once: that is no hope.
         """
-        return not self._turned_away and (self._accepted or self._local)
+        tried = self._attempts
+        if tried is None or tried.turned_away:
+            return False
+        return tried.accepted or self._local
 
-    def _stop_monitoring(self, sock: Any) -> None:
-        if self._monitor is not None:
-            sock.disable_monitor()
-            self._monitor.close(linger=0)
-            self._monitor = None
+    def _stop_watching(self) -> None:
+        if self._attempts is not None:
+            self._attempts.close()
 
     def _wait(self, timeout: float) -> None:
         polled: List[Tuple[Any, int]] = [(self._wake_read.fileno(), zmq.POLLIN)]
@@ -494,15 +521,6 @@ class Line:
 
 
 _IN_OR_OUT = zmq.POLLIN | zmq.POLLOUT
-_EVENTS = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 
 
 class Sender(threading.Thread):

@@ -28,6 +28,8 @@ class Settings:
         thread: whether a sender thread may be started.
         strict: whether what the machine lacks is raised as ``SetupError``.
         private: whether launch facts stay unsaid.
+        server_key: the exporter's public key for CURVE, or a file that holds it.
+        key_file: the file with our own keys.
         problems: sentences about values that could not be used.
     """
 
@@ -39,6 +41,8 @@ class Settings:
     thread: bool = True
     strict: bool = False
     private: bool = False
+    server_key: str = ""
+    key_file: str = ""
     problems: Tuple[str, ...] = ()
 
     @classmethod
@@ -78,6 +82,8 @@ class Settings:
             thread=flag("EPISIGHT_THREAD", True),
             strict=flag("EPISIGHT_STRICT", False),
             private=flag("EPISIGHT_PRIVATE", False),
+            server_key=env.get("EPISIGHT_SERVER_KEY", "").strip(),
+            key_file=env.get("EPISIGHT_KEY_FILE", "").strip(),
             problems=tuple(problems),
         )
 

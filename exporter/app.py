@@ -23,6 +23,7 @@ from exporter import traces, web
 from exporter._version import version
 from exporter.ingest import Inbox, Ingest
 from exporter.journal import Journal, Reader
+from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
 from exporter.metrics import Budget, RunMetrics
@@ -55,6 +56,7 @@ class App:
         self._settings = settings
         self._stack = ExitStack()
         self._stopped = threading.Event()
+        self._keyring: Keyring | None = None
         try:
             self._build(environ)
         except BaseException:
@@ -153,6 +155,7 @@ class App:
             self._hub.changed()
 
         settings = self._settings.ingest
+        self._keyring = _keyring(self._settings.security.curve_dir)
         try:
             ingest = Ingest(
                 settings.host,
@@ -162,6 +165,7 @@ class App:
                 on_sample=on_sample,
                 page=lambda run: f"{self.web}/runs/{run}",
                 version=version,
+                keyring=self._keyring,
             )
         except OSError as error:
             raise StartError(_taken("ingest.port", settings.port, error)) from error
@@ -208,6 +212,8 @@ class App:
         path = self._settings.ingest.address_file
         if path:
             said = {"ingest": self.ingest, "web": self.web, "pid": os.getpid()}
+            if self._keyring is not None:
+                said["server_key"] = self._keyring.public.decode()
             write_atomically(Path(path).expanduser(), json.dumps(said))
 
     def close(self) -> None:
@@ -224,6 +230,16 @@ class App:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _keyring(curve_dir: str) -> Keyring | None:
+    """Whose keys may connect to ingest, where a folder of them is named."""
+    if not curve_dir:
+        return None
+    try:
+        return Keyring(Path(curve_dir).expanduser())
+    except KeysError as error:
+        raise StartError(str(error)) from error
 
 
 def _endpoint(environ: Mapping[str, str], configured: str) -> traces.Endpoint | None:

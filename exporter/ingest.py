@@ -9,6 +9,7 @@ of it is answered or dropped, everybody else is unaffected.
 import logging
 import math
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -20,6 +21,7 @@ import zmq
 
 from experiment_hooks import wire
 from exporter import checks
+from exporter.keys import Keyring
 from exporter.state import SKEW_SHOWN
 from exporter.verdict import Link
 
@@ -32,6 +34,13 @@ MAX_WAITING_RECORDS = 200_000
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 OFFSET_WINDOW = 60.0
 """Seconds after which an older estimate of a source's clock is forgotten."""
+
+
+_FAILED_HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 
 
 @dataclass(slots=True)
@@ -178,13 +187,14 @@ class Ingest(threading.Thread):
         place: gives the shown id of the run that a hello belongs to.
         on_sample: called with each sample, for what is shown and not committed.
         page: the address of a run's page.
+        keyring: whose keys may connect; None: whoever can reach the port.
         clock: Unix seconds.
 
     Raises:
         OSError: the port cannot be bound.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (its surroundings, once)
         self,
         host: str,
         port: int,
@@ -194,6 +204,7 @@ class Ingest(threading.Thread):
         on_sample: Callable[[str, bytes, Newest], None],
         page: Callable[[str], str],
         version: str,
+        keyring: Keyring | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="ingest", daemon=True)
@@ -221,6 +232,10 @@ class Ingest(threading.Thread):
         self._zmq = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, 4096)
         self._socket = self._zmq.socket(zmq.ROUTER)
+        # Whose key a source's hello came with; others cannot speak for it.
+        self._keys_of: dict[bytes, str] = {}
+        self._authenticator = keyring.guard(self._socket) if keyring else None
+        self._failures = self._socket.get_monitor_socket(_FAILED_HANDSHAKES)
         self.address = self._bind(host, port)
 
     def _bind(self, host: str, port: int) -> str:
@@ -305,6 +320,7 @@ class Ingest(threading.Thread):
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._failures, zmq.POLLIN)
         next_tick = time.monotonic()
         try:
             while not self._closing:
@@ -314,6 +330,8 @@ class Ingest(threading.Thread):
                 ready = dict(poller.poll(int(wait * 1000) + 1))
                 if self._socket in ready and not self._deaf:
                     self._receive()
+                if self._failures in ready:
+                    self._note_failures()
                 if self._wake_read.fileno() in ready:
                     self._obey()
                 if time.monotonic() >= next_tick:
@@ -327,7 +345,11 @@ class Ingest(threading.Thread):
             self._shut()
 
     def _shut(self) -> None:
+        self._socket.disable_monitor()
+        self._failures.close(linger=0)
         self._socket.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
         self._zmq.term()
         self._wake_read.close()
         self._wake_write.close()
@@ -336,20 +358,33 @@ class Ingest(threading.Thread):
         now = self._clock()
         for _ in range(500):
             try:
-                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                # The first part tells whose key the connection has.
+                first = self._socket.recv(zmq.NOBLOCK, copy=self._authenticator is None)
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             except zmq.ZMQError as error:
                 self._reject("socket", str(error))
                 return
+            identity, key = _who_from(first)
             try:
-                self._dispatch(identity, parts, now)
+                self._dispatch(identity, parts, now, key)
             except wire.WireError as error:
                 self._reject(error.reason, f"{self._who(identity)}: {error}")
             except Exception as error:
                 self._reject("internal", f"{self._who(identity)}: {error!r}")
 
-    def _dispatch(self, identity: bytes, parts: list[bytes], now: float) -> None:
+    def _note_failures(self) -> None:
+        """Connections that could not be made: wrong keys, or another protocol."""
+        while self._failures.poll(0):
+            frames = self._failures.recv_multipart()
+            event = int.from_bytes(frames[0][:2], sys.byteorder)
+            reason = "keys" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "handshake"
+            self._reject(reason, f"a connection to {frames[1].decode()}")
+
+    def _dispatch(
+        self, identity: bytes, parts: list[bytes], now: float, key: str = ""
+    ) -> None:
         if not parts or len(parts) > wire.MAX_PARTS:
             raise wire.MalformedError(f"a message of {len(parts)} parts")
         peer = self._peers.get(identity)
@@ -361,7 +396,7 @@ class Ingest(threading.Thread):
             raise
         checks.check_time(message.sent)
         if isinstance(message, wire.Hello):
-            self._greet(identity, message, now)
+            self._greet(identity, message, now, key)
             return
         if peer is None:
             self._send(identity, wire.Who())
@@ -403,7 +438,7 @@ class Ingest(threading.Thread):
         self.refusals.append(Refusal(now, who, refused.sentence))
         self._send(identity, refused)
 
-    def _greet(self, identity: bytes, hello: wire.Hello, now: float) -> None:
+    def _greet(self, identity: bytes, hello: wire.Hello, now: float, key: str) -> None:
         if hello.protocol != wire.PROTOCOL:
             self._refuse_protocol(identity, hello.host, hello.protocol, now)
             return
@@ -413,6 +448,10 @@ class Ingest(threading.Thread):
                 "use letters, digits and ._:@+=- (at most 128)"
             )
             self._refuse(identity, hello.host, wire.Refused("run_id", sentence), now)
+            return
+        if key and self._keys_of.setdefault(hello.source, key) != key:
+            sentence = "another key has spoken for this source before"
+            self._refuse(identity, hello.host, wire.Refused("keys", sentence), now)
             return
         run = self._place_of(hello)
         link = self._link_of(hello, now)
@@ -536,6 +575,7 @@ class Ingest(threading.Thread):
         for source in sources:
             if source not in self._of_source:
                 self.links.pop(source, None)
+                self._keys_of.pop(source, None)
 
     def _probe(self) -> None:
         """Find out which silent connections are gone: nothing can be sent there."""
@@ -580,3 +620,10 @@ class Ingest(threading.Thread):
         seen = self._complained[reason]
         if seen & (seen - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
             logger.warning("rejected (%s, %d so far): %s", reason, seen, detail[:500])
+
+
+def _who_from(first: bytes | zmq.Frame) -> tuple[bytes, str]:
+    """A connection's identity, and whose key it has: empty where there are no keys."""
+    if isinstance(first, bytes):
+        return first, ""
+    return first.bytes, str(first.get("User-Id"))

@@ -87,9 +87,12 @@ class Live:
 
 @dataclass(frozen=True)
 class Security:
-    """``insecure``: listen beyond loopback without authentication."""
+    """``insecure``: listen beyond loopback without authentication; ``curve_dir``: the
+    folder of keys with which sources have to connect.
+    """
 
     insecure: bool = False
+    curve_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,21 @@ class Settings:
         for name, port in (("web", self.web.port), ("ingest", self.ingest.port)):
             if port > 65535:
                 raise SettingsError(f"{name}.port={port} is no port: 0 to 65535")
-        for name, host in (("web", self.web.host), ("ingest", self.ingest.host)):
-            if host not in LOOPBACK and not self.security.insecure:
-                raise SettingsError(
-                    f"{name}.host={host} would be open to the network without "
-                    "authentication: use 127.0.0.1 (with an SSH tunnel), or say "
-                    "security.insecure=true"
-                )
+        if self.security.insecure:
+            return
+        if self.web.host not in LOOPBACK:
+            raise SettingsError(
+                f"web.host={self.web.host} would be open to the network without "
+                "authentication: use 127.0.0.1 (with an SSH tunnel), or say "
+                "security.insecure=true"
+            )
+        if self.ingest.host not in LOOPBACK and not self.security.curve_dir:
+            raise SettingsError(
+                f"ingest.host={self.ingest.host} would be open to the network without "
+                "authentication: name keys by security.curve_dir (`episight keys` makes"
+                " them), use 127.0.0.1 (with an SSH tunnel), or say "
+                "security.insecure=true"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":

@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from experiment_hooks import _version, cli, cli_check, cli_run, wire
+from experiment_hooks.dial import Dialer
 from tests.support import (
     RUNS_EXPORTER,
     Child,
@@ -114,6 +115,13 @@ def answering() -> Iterator[Callable[[Optional[wire.FromExporter]], str]]:
     context.term()
 
 
+def ask(endpoint: str, **options: Any) -> cli_check.Answer:
+    dialer = Dialer(endpoint)
+    place = dialer.find()
+    assert place is not None
+    return cli_check.ask(dialer, place, **options)
+
+
 def _listens(endpoint: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(cli_check.host_and_port(endpoint)) == 0
@@ -200,20 +208,20 @@ def test_check_is_content_with_a_welcome(
 
 def test_a_clock_that_differs_is_noticed(answering: Callable[..., str]) -> None:
     welcome = wire.Welcome(wire.PROTOCOL, time.time() + 100.0)
-    assert 90.0 < cli_check.ask(answering(welcome)).skew < 110.0
+    assert 90.0 < ask(answering(welcome)).skew < 110.0
 
 
 def test_a_peer_that_does_not_answer_is_no_exporter(
     answering: Callable[..., str],
 ) -> None:
-    answer = cli_check.ask(answering(None), timeout=0.2)
+    answer = ask(answering(None), timeout=0.2)
     assert answer.connects
     assert answer.welcome is None
     assert "no answer to hello" in answer.detail
 
 
 def test_an_address_without_a_port_is_said_to_be_none() -> None:
-    answer = cli_check.ask("tcp://127.0.0.1")
+    answer = ask("tcp://127.0.0.1")
     assert not answer.connects
     assert "is not tcp://host:port" in answer.detail
 
@@ -344,7 +352,7 @@ def test_a_started_exporter_may_be_kept(episight: Command) -> None:
     assert said, errors
     try:
         assert status == 0
-        assert cli_check.ask(endpoint).welcome is not None
+        assert ask(endpoint).welcome is not None
     finally:
         os.kill(int(said[1]), signal.SIGTERM)
     eventually(lambda: not _listens(endpoint), 20)

@@ -531,6 +531,31 @@ def test_that_nobody_listens_is_said_once(
     assert "python -m exporter" in line
 
 
+def test_what_listens_and_does_not_talk_is_not_called_nobody(
+    nobody: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", nobody))
+        server.listen()
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        hanging_up = threading.Thread(target=hang_up)
+        hanging_up.start()
+        run = eh.open_run("mug")
+        hanging_up.join(10)
+
+        def noticed() -> bool:
+            tried = run._line._attempts if run._line else None
+            return tried is not None and tried.turned_away
+
+        eventually(noticed)
+    run.close()
+    assert warnings(caplog, NOBODY) == []
+    assert len(warnings(caplog, "does not talk to us")) == 1
+
+
 def test_a_short_run_says_it_when_it_leaves(
     nobody: int, thread: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -736,9 +761,9 @@ def test_a_file_without_an_address_is_no_address_yet(what: str, tmp_path: Path) 
     file.write_text(FILES[what])
     assert dial.resolve(f"file://{tmp_path}/a%20b") is None
     file.write_text('{"ingest": "tcp://x:1"}')
-    assert dial.resolve(f"file://{tmp_path}/a%20b") == "tcp://x:1"
+    assert dial.resolve(f"file://{tmp_path}/a%20b") == dial.Place("tcp://x:1")
     assert dial.resolve(f"file://{tmp_path}/none") is None
-    assert dial.resolve("tcp://y:2") == "tcp://y:2"
+    assert dial.resolve("tcp://y:2") == dial.Place("tcp://y:2")
 
 
 @pytest.mark.parametrize("address", ["tcp://a b:1", "tcp://\u00e9:1", "tcp://x:\ud800"])
