@@ -199,5 +199,5 @@ def test_an_exporter_that_cannot_start_says_why_in_one_line(
 def test_ingest_may_listen_anywhere_with_keys() -> None:
     far = {"ingest": {"host": "0.0.0.0"}, "security": {"curve_dir": "keys"}}
     assert Settings.of(far).ingest.host == "0.0.0.0"
-    with pytest.raises(SettingsError, match="web.host"):
+    with pytest.raises(SettingsError, match=r"web\.host"):
         Settings.of({**far, "web": {"host": "0.0.0.0"}})
