@@ -101,7 +101,7 @@ def clean_environment(
 ) -> None:
     """No test sees the user's own settings, and none writes into the user's home."""
     for name in list(os.environ):
-        if name.startswith(("EPISIGHT_", "OTEL_")):
+        if support.is_the_callers(name):
             monkeypatch.delenv(name)
     # One each: what one test leaves in its spool is not for another test's exporter,
     # which may have got the same port.

@@ -157,12 +157,20 @@ def python_for(version: str, bare: bool = False) -> str:
 # --- child processes -----------------------------------------------------------------
 
 
+def is_the_callers(name: str) -> bool:
+    """Whether that variable is of whoever calls the tests, and no business of theirs.
+
+    Python's own would change how a child behaves: unbuffered, it writes a line in
+    pieces, and what its other threads write lands in between.
+    """
+    kept = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    return name.startswith(("EPISIGHT_", "OTEL_", "PYTHON")) and name not in kept
+
+
 def clean_environment(home: Path, extra: Mapping[str, str] = {}) -> Dict[str, str]:
     """The environment for a child: none of our variables, state below ``home``."""
     env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("EPISIGHT_", "OTEL_"))
+        name: value for name, value in os.environ.items() if not is_the_callers(name)
     }
     env["XDG_STATE_HOME"] = str(home / "state")
     env["PYTHONPATH"] = str(ROOT)
