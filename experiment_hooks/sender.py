@@ -95,6 +95,7 @@ class Line:
             self._overflow = Overflow(recorder, spool, hello, self._opened_at)
         self._said_nobody = False
         self._local = False
+        self._behind = False  # greeted again, and no sample was sent since
         self.greeted = False
         self.refused = False
         self.reached = False  # a connection stood at least once, and took a message
@@ -124,6 +125,8 @@ class Line:
         now = time.monotonic()
         if now >= self._next_tick:
             self._tick(now)
+        elif self._behind and self.greeted:
+            self._send_newest(now)
 
     def _talk(self) -> None:
         if self._turned_away():
@@ -371,6 +374,8 @@ class Line:
                 )
             )
             return
+        # Not at the next tick: who was not heard for a while is seen again at once.
+        self._behind = self.answered
         self.greeted = self.answered = True
         self.refused = False
         self._acked_sample = self._number
@@ -514,6 +519,7 @@ class Line:
             head, parts = wire.encode(bare), []
         if self._send([head, *parts]):
             self._number += 1
+            self._behind = False
 
     def _notice_silence(self, now: float) -> None:
         if now - self._opened_at > PATIENCE:

@@ -716,6 +716,19 @@ def test_a_sender_that_fails_once_goes_on(
         listener.wait_for(lambda: len(listener.heard(wire.Sample)) > before)
 
 
+def test_an_exporter_that_started_again_is_told_the_totals_at_once(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, thread: bool
+) -> None:
+    monkeypatch.setattr(sender, "TICK", 60.0)
+    with eh.open_run("mug", thread=thread) as run:
+        keep_calling(listener, run.progress, lambda: run.url)
+        assert listener.heard(wire.Sample) == []
+        listener.restart()
+        run.publish_log("info", "is anybody there?")  # answered by "who?"
+        keep_calling(listener, run.progress, lambda: listener.heard(wire.Sample))
+    assert kinds(listener.heard()).count("Hello") == 2
+
+
 # --- addresses -----------------------------------------------------------------------
 
 
