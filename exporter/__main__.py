@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -58,7 +59,15 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """The command ``episight-exporter``."""
-    _hydra_main()
+    # Said so, Hydra raises what it finds wrong, where else it prints several lines.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _hydra_main()
+    except (HydraException, OmegaConfBaseException) as error:
+        # The first line names it; the next advise what would not help here.
+        wrong = str(error).partition("\n")[0]
+        print(f"episight: {wrong} (--cfg job shows all settings)", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,13 @@ def test_a_home_is_understood() -> None:
 STARTS: list[tuple[str, str]] = [
     ("web.host=0.0.0.0", "would be open to the network without authentication"),
     ("web.port=http", "web.port='http' is no int"),
+    ("web.prot=8001", "'web.prot'"),
+    ("wbe.port=8001", "'wbe.port'"),
+    ("+web.prot=8001", "unknown setting web.prot"),
+    ("web.port", "'web.port'"),
+    ("web.port=[1", "'[1'"),
+    ("--config-name=nowhere", "'nowhere'"),
+    ("--config-dir=/nowhere", "'/nowhere' not found"),
     ("ingest.port=99999", "ingest.port=99999 is no port"),
     ("web=5", "web=5: give web.<key>=... instead"),
     ("journal.path=/dev/null/journal", "the journal /dev/null/journal cannot be used"),
