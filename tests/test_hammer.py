@@ -1,6 +1,7 @@
 """All hooks at once, from several threads, with values that others change meanwhile.
 
-Nothing may crash, raise or be counted wrongly. For a few seconds here; by hand longer:
+Nothing may crash, raise or be counted wrongly. For a few seconds; in CI for a minute, on
+the oldest and the newest Python, and by hand as long as you like:
 ``EPISIGHT_HAMMER_SECONDS=60 python -m pytest tests/test_hammer.py``.
 """
 
@@ -28,6 +29,7 @@ import experiment_hooks as eh
 from experiment_hooks import wire
 from experiment_hooks.testing import Listener
 
+# Read once, here: no test sees our variables (conftest.py).
 SECONDS = float(os.environ.get("EPISIGHT_HAMMER_SECONDS") or 3.0)
 pytestmark = pytest.mark.timeout(SECONDS * 3 + 90)
 
