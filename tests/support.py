@@ -403,6 +403,23 @@ def parse_metrics(text: str) -> List[MetricSample]:
     return found
 
 
+def promtool_says(metrics: Union[str, bytes]) -> str:
+    """What ``promtool check metrics`` has against a page of metrics; "" is nothing."""
+    promtool = shutil.which("promtool")
+    require(promtool, "promtool is not installed (Debian: apt install prometheus)")
+    checked = subprocess.run(
+        [str(promtool), "check", "metrics"],
+        input=metrics if isinstance(metrics, bytes) else metrics.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=30,
+        check=False,
+    )
+    said = checked.stdout.decode()
+    assert checked.returncode == 0 or said, "promtool failed and said nothing"
+    return said
+
+
 # --- the exporter --------------------------------------------------------------------
 
 

@@ -263,6 +263,31 @@ def test_a_hundred_short_processes_are_a_hundred_runs_where_they_share_none(
     assert exporter.value("episight_series_refused_total") in (None, 0)
 
 
+# As people write it: nothing in it waits for anybody.
+SHORTEST = f"""
+import experiment_hooks as eh
+{WORK}
+with eh.open_run("short") as run:
+    work(run, 1, 1, 3)
+"""
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one_run", "a_run_each"])
+def test_short_processes_one_after_another_are_counted_though_none_waits(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, shared: bool
+) -> None:
+    exporter = exporter_process()
+    run_id = {"EPISIGHT_RUN_ID": "many"} if shared else {}
+    for number in range(1, 21):
+        ended = run_python(SHORTEST, env={**exporter.env, **run_id})
+        found = exporter.samples("experiment_episodes_total")
+        assert sum(one.value for one in found) == number, ended.output
+    steps = exporter.samples("experiment_steps_total")
+    assert sum(one.value for one in steps) == 20 * 3
+    assert len(exporter.runs()) == (1 if shared else 20)
+    assert [run["missing"] for run in exporter.runs() if run["missing"]] == []
+
+
 # --- killed -----------------------------------------------------------------------
 
 

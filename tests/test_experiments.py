@@ -13,7 +13,15 @@ import pytest
 from experiments import pictures
 from experiments.linear import Memory, Tiles
 from experiments.q_learning import QLearning
-from tests.support import ROOT, Child, Exporter, Finished, Pythons, eventually
+from tests.support import (
+    ROOT,
+    Child,
+    Exporter,
+    Finished,
+    Pythons,
+    eventually,
+    promtool_says,
+)
 
 SMALL = [
     "experiment=quick",
@@ -75,15 +83,58 @@ def run_of(exporter: Exporter, output: str) -> dict[str, Any]:
     return eventually(ended)
 
 
+Counts = dict[tuple[str, str], float]
+
+
+def episodes_of(exporter: Exporter, run: str) -> Counts:
+    """How many /metrics says have ended, by mode and outcome."""
+    found = exporter.samples("experiment_episodes_total", run=run)
+    return {(one.labels["mode"], one.labels["outcome"]): one.value for one in found}
+
+
+def in_mode(mode: str, counts: Counts) -> float:
+    return sum(number for (of, _), number in counts.items() if of == mode)
+
+
+def more_episodes(exporter: Exporter, run: str, than: Counts) -> Counts:
+    """The first that are more in both modes."""
+
+    def found() -> Counts:
+        now = episodes_of(exporter, run)
+        assert all(
+            in_mode(mode, now) > in_mode(mode, than) for mode in ("train", "eval")
+        )
+        return now
+
+    return eventually(found, 60)
+
+
+def watched_to_its_end(exporter: Exporter, child: Child) -> Counts:
+    """Scrapes while it runs, and returns what is counted when it has ended."""
+    page = re.search(r"/runs/(\S+)", child.wait_for(r"/runs/\S+"))
+    assert page
+    early = more_episodes(exporter, page[1], than={})
+    late = more_episodes(exporter, page[1], than=early)
+    assert promtool_says(exporter.get("/metrics").body) == ""
+    assert child.status is None, "so far it was running"
+    assert child.wait(80) == 0, child.output
+    assert promtool_says(exporter.get("/metrics").body) == ""
+    end = more_episodes(exporter, page[1], than=late)
+    for before, after in ((early, late), (late, end)):
+        assert [key for key in before if not before[key] <= after[key]] == []
+    return end
+
+
 def test_quick_learns_to_succeed_and_says_so(
-    exporter: Exporter, experiment: Callable[..., Finished]
+    exporter: Exporter, start: Callable[..., Child]
 ) -> None:
-    said = experiment("experiment=quick")
-    rates = [int(rate) for rate in re.findall(r"(\d+)% in evaluation", said.output)]
+    child = start("experiment=quick")
+    counts = watched_to_its_end(exporter, child)
+    rates = [int(rate) for rate in re.findall(r"(\d+)% in evaluation", child.output)]
     assert len(rates) == 4
     assert rates[0] < 50 < rates[-1]
 
-    run = run_of(exporter, said.output)
+    run = run_of(exporter, child.output)
     assert (run["experiment"], run["state"]) == ("q_learning", "completed")
     assert run["expected"]["episodes"] == {"train": 160, "eval": 80}
     assert run["config"]["episodes"] == 160
@@ -91,6 +142,11 @@ def test_quick_learns_to_succeed_and_says_so(
     assert (train["episodes"], evaluation["episodes"]) == (160, 80)
     assert set(train["outcomes"]) == {"success", "timeout"}
     assert evaluation["outcomes"]["success"] == evaluation["successes"]
+    assert counts == {
+        (mode, outcome): number
+        for mode in ("train", "eval")
+        for outcome, number in run["modes"][mode]["outcomes"].items()
+    }
 
     last = exporter.episodes(run["run"], "?mode=eval&limit=1000")[-1]
     assert set(last["results"]) == {"return", "length", "epsilon"}

@@ -1,7 +1,7 @@
 """All hooks at once, from several threads, with values that others change meanwhile.
 
-Nothing may crash, raise or be counted wrongly. For a few seconds; in CI for a minute, on
-the oldest and the newest Python, and by hand as long as you like:
+Nothing may crash, raise or be counted wrongly. For a few seconds; in CI for a minute,
+on the oldest and the newest Python; and by hand as long as you like:
 ``EPISIGHT_HAMMER_SECONDS=60 python -m pytest tests/test_hammer.py``.
 """
 
