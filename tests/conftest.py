@@ -26,7 +26,7 @@ _NEWER = (
 )
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
-_ONCE = {"test_run_sh.py", "test_wheel.py"}
+_ONCE = {"test_environment_sh.py", "test_run_sh.py", "test_wheel.py"}
 
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit
