@@ -32,7 +32,7 @@ START_METHODS = ["fork", "spawn", "forkserver"]
 class Countdown(gymnasium.Env):  # type: ignore[misc, name-defined]
     """Ends after ``steps`` steps of reward 1; its observations are drawn."""
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Countdown(gymnasium.Env):  # type: ignore[misc, name-defined]
 
     def render(self) -> Any:
         self.rendered += 1
-        return np.zeros((8, 8, 3), np.uint8)
+        return np.full((8, 6, 3), self._done % 256, np.uint8)
 
     def _observation(self) -> Any:
         return self.np_random.random(2).astype(np.float32)
@@ -229,7 +229,46 @@ def test_who_looks_sees_the_newest_step(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(state) == {"observation", "action", "reward"}
     assert list(moment.scores.values()) == state["observation"]
     (image,) = moment.images
-    assert (image.name, tuple(image.shape)) == ("frame", (8, 8, 3))
+    assert (image.name, tuple(image.shape)) == ("frame", (8, 6, 3))
+
+
+def test_a_rendered_frame_is_that_of_the_step_it_is_shown_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through the wrappers that Gymnasium itself puts around an environment."""
+    spec = gymnasium.envs.registration.EnvSpec("Countdown-v0", entry_point=Countdown)
+    env = gymnasium.make(spec, steps=10**9, render_mode="rgb_array")
+    with Listener(watched=True) as listener:
+        monkeypatch.setenv("EPISIGHT_ENDPOINT", listener.endpoint)
+        with eh.open_run("gym"):
+            look(listener, EpisightWrapper(env, images=True))
+    checked = 0
+    for sample in listener.heard(wire.Sample):
+        for moment in sample.message.moments:
+            for image in moment.images:
+                pixels = np.frombuffer(sample.parts[image.part], image.dtype)
+                assert pixels.reshape(image.shape).shape == (8, 6, 3)
+                assert set(pixels) == {moment.step % 256}
+                checked += 1
+    assert checked
+
+
+def test_of_a_vector_the_frame_of_the_shown_environment_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = (10**9, 3)
+    makes = [
+        lambda steps=steps: Countdown(steps, render_mode="rgb_array")
+        for steps in lengths
+    ]
+    with Listener(watched=True) as listener:
+        monkeypatch.setenv("EPISIGHT_ENDPOINT", listener.endpoint)
+        with eh.open_run("gym"):
+            envs = EpisightVectorWrapper(SyncVectorEnv(makes), images=True)
+            state, moment = look(listener, envs)
+    assert state["env"] == 0
+    (image,) = moment.images
+    assert (image.name, tuple(image.shape)) == ("frame", (8, 6, 3))
 
 
 def test_who_looks_at_a_vector_sees_one_of_its_environments(
@@ -246,6 +285,50 @@ def test_who_looks_at_a_vector_sees_one_of_its_environments(
     assert (state["env"], len(state["observation"])) == (0, 2)
     assert state["action"] in (0, 1)
     assert [image.name for image in moment.images] == ["map"]
+
+
+def test_its_episode_takes_phases_and_events_of_ones_own(listener: Listener) -> None:
+    with eh.open_run("gym"):
+        env = EpisightWrapper(Countdown(steps=3))
+        env.reset()
+        env.step(0)
+        with env.episode.phase("plan"):
+            env.episode.event("replanned", reason="wind")
+            env.step(0)
+        trace = env.episode.trace_id
+        env.step(0)
+    (episode,) = listener.episodes()
+    assert [(phase.name, phase.steps) for phase in episode.phases] == [("plan", 1)]
+    assert [event.name for event in episode.events] == ["replanned"]
+    assert trace == wire.trace_id(episode.run, episode.source, episode.number)
+
+
+def test_where_no_episode_is_open_its_episode_does_nothing(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    def use(env: Any) -> None:
+        assert env.episode.closed
+        with env.episode.phase("plan"):
+            env.episode.event("replanned")
+        env.episode.finish("by hand")
+
+    broken = EpisightWrapper(Odd(steps=1))
+    env = EpisightWrapper(Countdown(steps=1))
+    with eh.open_run("gym"):
+        use(env)
+        env.reset()
+        use(env)
+        env.step(0)
+        use(env)
+        for _ in range(2):
+            broken.reset()
+            broken.step(0)
+        use(broken)
+    (one, other) = listener.episodes()
+    assert {one.outcome, other.outcome} == {"terminated", "ended"}
+    assert (one.phases, other.phases) == ((), ())
+    (closed,) = listener.records(wire.SourceClosed)
+    assert closed.dropped == {}
 
 
 # --- which run -----------------------------------------------------------------------
@@ -315,8 +398,11 @@ def test_without_a_run_the_wrapper_opens_one_that_ends_with_the_process(
 def test_disabled_hooks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPISIGHT_DISABLED", "1")
     with eh.open_run("gym"):
-        seen = play(EpisightWrapper(Countdown()), steps=6)
-    assert same(seen, play(Countdown(), steps=6))
+        env = EpisightWrapper(Countdown())
+        seen = play(env, steps=4)
+        with env.episode.phase("plan"):
+            env.step(0)
+    assert same(seen, play(Countdown(), steps=4))
 
 
 # --- the environment is the same -----------------------------------------------------

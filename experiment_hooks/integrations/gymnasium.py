@@ -43,6 +43,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 import experiment_hooks as eh
 from experiment_hooks import process
+from experiment_hooks.episode import NO_EPISODE
 
 if TYPE_CHECKING:
     _Wrapper = gymnasium.Wrapper[Any, Any, Any, Any]
@@ -108,6 +109,16 @@ class EpisightWrapper(_Wrapper, RecordConstructorArgs):
         self._success_key = success_key
         self._watch = _Watch(run, _name(env), 1, success)
         self._view = _View(self.env, scores, images)
+
+    @property
+    def episode(self) -> eh.Episode:
+        """The open episode, for phases and events of one's own.
+
+        It opens in the first step after a reset, and the step that ends it closes it.
+        Before, after, and where nothing is watched, this is an episode that takes every
+        call and does nothing; so it may be used unasked.
+        """
+        return self._watch.episode(0)
 
     def reset(
         self, *, seed: Optional[int] = None, options: Optional[Dict[str, Any]] = None
@@ -388,6 +399,10 @@ class _Watch:
             self._open[place] = run.episode(
                 mode=mode, epoch=epoch, target=self._name, seed=seed
             )
+
+    def episode(self, place: int) -> eh.Episode:
+        """The open episode, or the one that does nothing."""
+        return self._open[place] or NO_EPISODE
 
     def step(
         self, place: int, reward: Any, state: Any, scores: Any, images: Any
