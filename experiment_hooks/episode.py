@@ -277,8 +277,10 @@ class Episode:
         """The sender asks the episode to take itself at its next step."""
         self._asked = self._due = True
 
-    def abandon(self) -> None:
-        """The run closes while the episode is open: it ends here."""
+    def abandon(self, outcome: str, error: Optional[wire.ErrorInfo]) -> None:
+        """The run closes while the episode is open: it ends here, as the run does."""
+        if self._outcome is None:
+            self._outcome, self._error = outcome, error
         if self.thread != threading.get_ident():
             # What the user gave is only read on the thread that gave it.
             self._state = self._scores = self._images = None

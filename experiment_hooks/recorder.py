@@ -719,12 +719,14 @@ class Recorder:
                     return episode.trace_id
         return ""
 
-    def abandon_episodes(self) -> None:
-        """The run closes: what is still open ends here."""
+    def abandon_episodes(
+        self, outcome: str = "ended", error: Optional[wire.ErrorInfo] = None
+    ) -> None:
+        """The run closes: what is open and has no outcome yet ends with this one."""
         with self.lock:
             left = list(self.open.values())
         for episode in left:
-            self.guard(episode.abandon)
+            self.guard(episode.abandon, outcome, error)
 
     def mute(self) -> None:
         """There is no line any more, or not yet."""

@@ -33,6 +33,7 @@ from experiment_hooks import declare, plain, process, wire
 from experiment_hooks._version import __version__
 from experiment_hooks.dial import Dialer
 from experiment_hooks.episode import NO_EPISODE, Episode
+from experiment_hooks.errors import RunStopped
 from experiment_hooks.finished import FINISHED
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.recorder import Recorder
@@ -101,6 +102,7 @@ class Run:
         self._url = ""
         self._closed = False
         self._guests: Optional[int] = None  # None: it takes none
+        self._guest_stopped = False
         self._closing = threading.Lock()
         self._pumping = threading.Lock()
         self._pumper: Optional[int] = None  # the thread that holds it
@@ -465,6 +467,8 @@ class Run:
     ) -> None:
         if not self._guest_left():
             self.end(*process.judged(error))
+        elif isinstance(error, RunStopped):
+            self._guest_stopped = True
 
     def end(
         self,
@@ -478,6 +482,8 @@ class Run:
             if self._closed:
                 return
             self._closed = True
+        if self._guest_stopped and ending == "completed":
+            ending, reason = "stopped", "user"
         process.leave(self)
         self._recorder.guard(self._say_closed, ending, reason, error)
         self._recorder.guard(self._hang_up, timeout)
@@ -487,7 +493,9 @@ class Run:
     ) -> None:
         if self._line is None:  # a forked child that never used the run
             return
-        self._recorder.abandon_episodes()
+        # An exception that ends the run ends what is open in it, wherever it came from.
+        outcome = {"failed": "error", "stopped": "stopped"}.get(ending, "ended")
+        self._recorder.abandon_episodes(outcome, error)
         if self.owned:
             self._recorder.record(
                 lambda **base: wire.RunClosed(

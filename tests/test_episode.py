@@ -224,6 +224,18 @@ def test_what_is_left_open_ends_with_the_run(source: Recorder) -> None:
     assert [one.outcome for one in found] == ["correct", "ended"]
 
 
+def test_what_is_left_open_when_the_run_fails_is_the_same_error(
+    source: Recorder,
+) -> None:
+    """The exception came past episodes that no block of the user's closes."""
+    left = [start(source), start(source)]
+    left[0].finish("correct")
+    source.abandon_episodes("error", error_info(KeyError("lost")))
+    found = ended_again(source)
+    assert [one.outcome for one in found] == ["correct", "error"]
+    assert [one.error and one.error.type for one in found] == [None, "KeyError"]
+
+
 def test_another_thread_that_ends_it_does_not_read_what_the_user_gave(
     source: Recorder,
 ) -> None:

@@ -185,6 +185,22 @@ def test_an_environment_that_raises_ends_its_episode_as_an_error(
     assert closed.ending == "completed"  # it was caught
 
 
+def test_an_exception_between_the_steps_ends_the_open_episode_as_it_ends_the_run(
+    listener: Listener,
+) -> None:
+    def train() -> None:
+        with eh.open_run("gym"):
+            play(EpisightWrapper(Countdown(steps=9)), steps=2)
+            raise KeyError("the learner's")
+
+    with pytest.raises(KeyError):
+        train()
+    (episode,) = listener.episodes()
+    assert (episode.outcome, episode.steps) == ("error", 2)
+    assert episode.error
+    assert episode.error.type == "KeyError"
+
+
 @pytest.mark.parametrize(
     ("scores", "shown"),
     [

@@ -15,7 +15,7 @@ pytest.importorskip("hydra", reason="Hydra is not installed")
 from experiment_hooks import wire
 from experiment_hooks.integrations.hydra import Episight
 from experiment_hooks.testing import Listener
-from tests.support import Exporter, Pythons
+from tests.support import Exporter, Pythons, eventually
 
 BY_TARGET = (
     "+hydra.callbacks.episight._target_=experiment_hooks.integrations.hydra.Episight"
@@ -246,6 +246,38 @@ def test_what_the_app_says_of_its_run_comes_before_what_the_job_says(
     run = exporter.run(found["run"])
     assert run["config"] == {"lr": 0.1}
     assert "+lr=0.2" in run["facts"]["hydra"]["overrides"]
+
+
+STOPS = """
+    import hydra
+    import experiment_hooks as eh
+
+    @hydra.main(version_base="1.3", config_path=None)
+    def app(config):
+        try:
+            with eh.open_run("mine", stoppable=True) as run:
+                with run.episode() as episode:
+                    print("steps", flush=True)
+                    while True:
+                        episode.step()
+        except eh.RunStopped:
+            print("stopped as asked")
+
+    app()
+"""
+
+
+def test_a_stop_that_ends_the_apps_part_is_the_jobs_stop(
+    listener: Listener, run_python: Pythons
+) -> None:
+    child = run_python.start(STOPS, "+episight=hydra", env=env_of(listener))
+    child.wait_for("steps")
+    eventually(lambda: listener.records(wire.EpisodeStarted))
+    listener.command("stop", when="step")
+    assert child.wait() == 0, child.output
+    assert "stopped as asked" in child.output
+    end = closed(listener)
+    assert (end.ending, end.reason) == ("stopped", "user")
 
 
 def test_a_private_job_does_not_say_where_its_output_is(
