@@ -5,7 +5,7 @@ the environments has its own open episode. An episode is a success when it is
 ``truncated``, that is when the pole still stands at the time limit of 500 steps.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
@@ -48,7 +48,6 @@ class CartPole:
         """Learn; return the share of successes in the last epoch."""
         with eh.open_run(
             "cartpole",
-            config=asdict(self),
             info={"seed": self.seed, "alpha": self.alpha},
             expected_episodes={"train": self.episodes},
             expected_epochs={"train": self.epochs},

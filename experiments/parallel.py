@@ -5,7 +5,7 @@ the environment that it inherits, and joins.
 """
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 
 import experiment_hooks as eh
@@ -26,7 +26,6 @@ class Parallel(QLearning):
         """Learn; return the mean of the workers' last success rates."""
         run = eh.open_run(
             "q_learning",
-            config=asdict(self),
             tags={"workers": self.workers},
             info={"alpha": self.alpha},
             expected_episodes={

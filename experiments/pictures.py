@@ -1,4 +1,8 @@
-"""Pictures of environments drawn in NumPy alone: no display, no pygame; 0.1 ms."""
+"""Pictures of environments drawn in NumPy alone: no display, no pygame; 0.1 ms.
+
+Gymnasium's own are drawn by pygame, whose first picture makes the process deaf to
+SIGTERM: to look at an experiment must not change it (docs/gymnasium.md).
+"""
 
 import math
 

@@ -1,30 +1,55 @@
-"""Q-learning that swings up an acrobot in time, watched through Episight's hooks.
+"""Q-learning that swings up an acrobot in time, watched by one wrapper.
 
 Two linked rods hang down, a motor sits in the joint between them, and the tip has to
 get above a line (Gymnasium's ``Acrobot-v1``). An episode is a ``success`` if that takes
-at most ``deadline`` steps and a ``timeout`` otherwise, so success takes a good policy
+at most ``deadline`` steps and a ``failure`` otherwise, so success takes a good policy
 and not just any. Each epoch is a block of training and a block of evaluation.
 
 The learner is linear: tile coding of the four-dimensional state, Q-learning from
 replayed transitions (Sutton and Barto, 2nd edition, 6.5 and 9.5.4; Lin 1992). The same
 seed gives the same numbers, whether or not anybody watches.
 
-What concerns Episight is ``__call__``, ``_episode``, ``_act`` and ``_learn``.
+What concerns Episight is ``open_run``, the line with ``EpisightWrapper``, and what is
+told beyond the episodes: their mode and epoch, the two phases, three metrics.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 import experiment_hooks as eh
+from experiment_hooks.integrations.gymnasium import EpisightWrapper
 from experiments.linear import Floats, Memory, Tiles
 from experiments.pictures import Picture, rods
 
 ACTIONS = ("left", "none", "right")  # where the motor turns
 SPANS = (math.pi, math.pi, 7.0, 14.0)  # two angles and their velocities, +-, per s
+
+
+class SwingUp(gymnasium.ObservationWrapper):
+    """The acrobot seen by its angles and drawn; to be up in time is a success."""
+
+    def __init__(self, deadline: int) -> None:
+        super().__init__(gymnasium.make("Acrobot-v1", max_episode_steps=deadline))
+        span = np.array(SPANS)
+        self.observation_space = gymnasium.spaces.Box(-span, span, dtype=np.float64)
+
+    def observation(self, observation: Floats) -> Floats:
+        cos1, sin1, cos2, sin2, velocity1, velocity2 = observation.tolist()
+        return np.array(
+            [math.atan2(sin1, cos1), math.atan2(sin2, cos2), velocity1, velocity2]
+        )
+
+    def step(self, action: int) -> tuple[Floats, Any, bool, bool, dict[str, Any]]:
+        state, reward, up, late, info = super().step(action)
+        return state, reward, up, late, {**info, "is_success": up}
+
+    def render(self) -> Picture:
+        first, second, *_ = self.unwrapped.state
+        return rods(first, first + second)
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,6 @@ class QLearning:
         """Learn; return the share of successes in the last block of evaluation."""
         with eh.open_run(
             "q_learning",
-            config=asdict(self),
             info={"seed": self.seed, "alpha": self.alpha},
             expected_episodes={
                 "train": self.episodes,
@@ -79,14 +103,16 @@ class Learner:
 
     def __init__(self, plan: QLearning, run: eh.Run) -> None:
         self.plan = plan
-        self.run = run
-        self.env = gymnasium.make("Acrobot-v1", max_episode_steps=plan.deadline)
+        self.env = EpisightWrapper(
+            SwingUp(plan.deadline), scores=self.values, images=True
+        )
         self.rng = np.random.default_rng(plan.seed)
         self.tiles = Tiles(SPANS, circles=2)
         self.weights = np.zeros((self.tiles.size, len(ACTIONS)))
         self.memory = Memory(plan.memory, self.tiles.tilings)
         self.epsilon, self.alpha = plan.epsilon, plan.alpha
         self.now = self.tiles(np.zeros(4))  # the current state's tiles
+        self.exploration = run.gauge("epsilon", help="Share of random actions")
         self.td_error = run.gauge(
             "td_error", help="Mean absolute error of the newest update", merge="mean"
         )
@@ -94,12 +120,18 @@ class Learner:
             "replayed_transitions", help="Transitions learned from"
         )
 
+    def values(self, state: Floats) -> dict[str, float]:
+        """The action values, for who looks at an episode."""
+        values = self.weights[self.tiles(state)].sum(axis=0)
+        return dict(zip(ACTIONS, values.tolist(), strict=True))
+
     def learn(self) -> float:
         """Go through the epochs, a printed line each."""
         plan, success = self.plan, 0.0
         for epoch in range(plan.epochs):
             left = 1 - epoch / plan.epochs
             self.epsilon, self.alpha = plan.epsilon * left, plan.alpha * (left + 0.05)
+            self.exploration.set(self.epsilon)
             training = self._block("train", epoch, plan.episodes // plan.epochs)
             success = self._block("eval", epoch, plan.eval_episodes)
             print(
@@ -107,62 +139,44 @@ class Learner:
                 f" {training:4.0%} in training, {success:4.0%} in evaluation",
                 flush=True,
             )
+        self.env.close()
         return success
 
     def _block(self, mode: str, epoch: int, episodes: int) -> float:
-        first = epoch * episodes
-        outcomes = [self._episode(mode, epoch, first + i) for i in range(episodes)]
-        return outcomes.count("success") / max(episodes, 1)
-
-    def _episode(self, mode: str, epoch: int, index: int) -> str:
+        """Some episodes; return the share of successes."""
+        self.env.mode, self.env.epoch = mode, epoch
         training = mode == "train"
-        seed = self.plan.seed * 10**7 + index + (0 if training else 5 * 10**6)
-        self.now = self.tiles(angles(self.env.reset(seed=seed)[0]))
-        with self.run.episode(mode=mode, epoch=epoch, index=index, seed=seed) as ep:
-            total, outcome = 0.0, ""
-            while not outcome:
-                with ep.phase("act"):
-                    reward, outcome = self._act(ep, training)
-                total += reward
-                if training:
-                    with ep.phase("learn"):
-                        self._learn()
-            ep.finish(
-                outcome=outcome,
-                results={"return": total, "length": ep.steps, "epsilon": self.epsilon},
-            )
-        return outcome
+        # So that no two episodes start alike.
+        first = self.plan.seed * 10**7 + (0 if training else 5 * 10**6)
+        seeds = range(first + epoch * episodes, first + (epoch + 1) * episodes)
+        return sum(self._episode(training, seed) for seed in seeds) / max(episodes, 1)
 
-    def _act(self, ep: eh.Episode, training: bool) -> tuple[float, str]:
-        """Some steps; return their reward, and the outcome if the episode is over."""
-        total = 0.0
+    def _episode(self, training: bool, seed: int) -> bool:
+        self.now = self.tiles(self.env.reset(seed=seed)[0])
+        up = late = False
+        while not (up or late):
+            with self.env.episode.phase("act"):
+                up, late = self._act(training)
+            if training:
+                with self.env.episode.phase("learn"):
+                    self._learn()
+        return up
+
+    def _act(self, training: bool) -> tuple[bool, bool]:
+        """Some steps; return whether the tip is up, and whether the time is."""
+        up = late = False
         for _ in range(self.plan.stretch):
-            values = self.weights[self.now].sum(axis=0)
-            action = int(values.argmax())
+            action = int(self.weights[self.now].sum(axis=0).argmax())
             if training and self.rng.random() < self.epsilon:
                 action = int(self.rng.integers(len(ACTIONS)))
-            observation, reward, up, late, _ = self.env.step(action)
-            state = angles(observation)
+            state, _, up, late, _ = self.env.step(action)
             then = self.tiles(state)
             if training:
                 self.memory.add(self.now, action, then, up)
             self.now = then
-            total += float(reward)
-            ep.step(
-                state={
-                    "angles": state,
-                    "action": ACTIONS[action],
-                    "reward": reward,
-                    "return": total,
-                    "epsilon": self.epsilon if training else 0.0,
-                },
-                scores=dict(zip(ACTIONS, values.tolist(), strict=True)),
-                # A function: the picture is drawn only when somebody looks.
-                images=partial(picture, state),
-            )
             if up or late:
-                return total, "success" if up else "timeout"
-        return total, ""
+                break
+        return up, late
 
     def _learn(self) -> None:
         """Some updates towards ``-1 + max Q(then)``: each step costs 1 until it is up.
@@ -180,16 +194,3 @@ class Learner:
             weights[now, action[:, None]] += step * error[:, None]
         self.td_error.set(float(np.abs(error).mean()))
         self.replayed.inc(plan.batches * plan.batch)
-
-
-def angles(observation: Floats) -> Floats:
-    """The two angles and their velocities, of an observation of the acrobot."""
-    cos1, sin1, cos2, sin2, velocity1, velocity2 = observation.tolist()
-    return np.array(
-        [math.atan2(sin1, cos1), math.atan2(sin2, cos2), velocity1, velocity2]
-    )
-
-
-def picture(state: Floats) -> dict[str, Picture]:
-    """What the acrobot looks like, for the run's page."""
-    return {"acrobot": rods(state[0], state[0] + state[1])}

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiment_hooks import wire
+from experiment_hooks.testing import Listener
 from experiments import pictures
 from experiments.linear import Memory, Tiles
-from experiments.q_learning import QLearning
+from experiments.q_learning import QLearning, SwingUp
 from tests.support import (
     ROOT,
     Child,
@@ -137,10 +139,12 @@ def test_quick_learns_to_succeed_and_says_so(
     run = run_of(exporter, child.output)
     assert (run["experiment"], run["state"]) == ("q_learning", "completed")
     assert run["expected"]["episodes"] == {"train": 160, "eval": 80}
-    assert run["config"]["episodes"] == 160
+    assert run["config"]["experiment"]["episodes"] == 160
+    assert run["facts"]["hydra"]["overrides"] == ["experiment=quick"]
+    assert run["sources"] == {"live": 0, "ended": 1, "lost": 0}
     train, evaluation = run["modes"]["train"], run["modes"]["eval"]
     assert (train["episodes"], evaluation["episodes"]) == (160, 80)
-    assert set(train["outcomes"]) == {"success", "timeout"}
+    assert set(train["outcomes"]) == {"success", "failure"}
     assert evaluation["outcomes"]["success"] == evaluation["successes"]
     assert counts == {
         (mode, outcome): number
@@ -149,13 +153,14 @@ def test_quick_learns_to_succeed_and_says_so(
     }
 
     last = exporter.episodes(run["run"], "?mode=eval&limit=1000")[-1]
-    assert set(last["results"]) == {"return", "length", "epsilon"}
+    assert set(last["results"]) == {"return", "length"}
     assert set(last["scores"]) == {"left", "none", "right"}
-    assert last["epoch"] == 3
+    assert (last["target"], last["epoch"], last["index"]) == ("Acrobot-v1", 3, 79)
     value = exporter.value
     name = run["run"]
     assert value("experiment_replayed_transitions_total", run=name) >= 160 * 128 * 20
     assert value("experiment_td_error", run=name) > 0
+    assert value("experiment_epsilon", run=name) == 0.05 * (1 - 3 / 4)
     for mode, phase in (("train", "act"), ("train", "learn"), ("eval", "act")):
         spent = {"run": name, "mode": mode, "phase": phase}
         assert value("experiment_phase_seconds_total", **spent) > 0
@@ -170,12 +175,16 @@ def test_the_same_seed_gives_the_same_numbers_watched_or_not(
         return re.findall(r"^seed .*", output, re.MULTILINE)
 
     main = ROOT / "experiments" / "__main__.py"
-    watched = lines(experiment(*SMALL, "experiment.seed=3").output)
-    alone = run_python(
-        main, *SMALL, "experiment.seed=3", env={"EPISIGHT_DISABLED": "1"}
-    )
+    seed = "experiment.seed=3"
+    watched = lines(experiment(*SMALL, seed).output)
     assert len(watched) == 2
+    alone = run_python(main, *SMALL, seed, env={"EPISIGHT_DISABLED": "1"})
     assert lines(alone.output) == watched
+    assert "episight:" not in alone.output
+    nowhere = {"EPISIGHT_ENDPOINT": "tcp://127.0.0.1:1"}
+    unheard = run_python(main, *SMALL, seed, env=nowhere)
+    assert lines(unheard.output) == watched
+    assert unheard.output.count("nobody is listening") == 1
 
 
 def test_parallel_seeds_are_one_run_of_several_processes(
@@ -183,7 +192,8 @@ def test_parallel_seeds_are_one_run_of_several_processes(
 ) -> None:
     small = [*SMALL[1:], "experiment.deadline=150", "experiment.workers=2"]
     run = run_of(exporter, experiment("experiment=parallel", *small).output)
-    assert run["state"] == "completed"
+    assert (run["experiment"], run["state"]) == ("q_learning", "completed")
+    assert run["config"]["experiment"]["workers"] == 2
     assert run["sources"] == {"live": 0, "ended": 3, "lost": 0}
     assert run["modes"]["train"]["episodes"] == 2 * 20
     assert run["expected"]["episodes"] == {"train": 2 * 20, "eval": 2 * 2 * 3}
@@ -229,6 +239,37 @@ def test_an_experiment_that_fails_ends_with_a_status_and_a_failed_run(
     run = run_of(exporter, said.output)
     assert run["state"] == "failed"
     assert run["error"]["type"] == "ValueError"
+    (episode,) = exporter.episodes(run["run"])
+    assert (episode["outcome"], episode["error"]["type"]) == ("error", "ValueError")
+
+
+def test_an_experiment_that_cannot_be_made_is_a_failed_run_of_its_name(
+    exporter: Exporter, experiment: Callable[..., Finished]
+) -> None:
+    said = experiment("+experiment.sead=3", status=1)
+    run = run_of(exporter, said.output)
+    assert (run["experiment"], run["state"]) == ("q_learning", "failed")
+    assert "sead" in run["error"]["message"]
+
+
+def test_who_looks_sees_the_acrobot_and_the_action_values(run_python: Pythons) -> None:
+    def shown() -> list[wire.Moment]:
+        samples = [one.message for one in listener.heard(wire.Sample)]
+        moments = [moment for sample in samples for moment in sample.moments]
+        return [moment for moment in moments if moment.images]
+
+    with Listener(watched=True) as listener:
+        main = ROOT / "experiments" / "__main__.py"
+        env = {"EPISIGHT_ENDPOINT": listener.endpoint}
+        child = run_python.start(main, env=env)
+        moment = listener.wait_for(shown, 30)[0]
+        listener.command("stop", when="now")
+        assert child.wait(30) == 0, child.output
+    (image,) = moment.images
+    assert (image.name, tuple(image.shape)) == ("frame", (96, 96, 3))
+    assert set(moment.scores) == {"left", "none", "right"}
+    state = wire.decode_plain(moment.state)
+    assert (len(state["observation"]), state["reward"]) == (4, -1.0)
 
 
 def test_a_worker_that_fails_fails_the_run(
@@ -247,6 +288,8 @@ def test_a_stop_from_the_page_ends_it_early_and_well(
     page = re.search(r"/runs/(\S+)", child.wait_for(r"/runs/\S+"))
     assert page
     eventually(lambda: exporter.run(page[1])["sources"]["live"] == sources, 30)
+    # The run is there before the experiment is, and can be stopped when that opens it.
+    eventually(lambda: exporter.run(page[1])["modes"], 30)
     stop = {"command": "stop", "when": "episode"}
     assert exporter.post(f"/api/v1/runs/{page[1]}/commands", stop).status == 202
     assert child.wait(30) == 0, child.output
@@ -254,19 +297,27 @@ def test_a_stop_from_the_page_ends_it_early_and_well(
     assert run_of(exporter, child.output)["state"] == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "sources"),
+    [("q_learning", [], 1), ("parallel", ["experiment.workers=2"], 3)],
+)
 def test_ctrl_c_stops_all_processes_of_a_run(
-    exporter: Exporter, start: Callable[..., Child]
+    exporter: Exporter,
+    start: Callable[..., Child],
+    name: str,
+    more: list[str],
+    sources: int,
 ) -> None:
-    child = start("experiment=parallel", "experiment.workers=2")
+    child = start(f"experiment={name}", *more)
     page = re.search(r"/runs/(\S+)", child.wait_for(r"/runs/\S+"))
     assert page
-    eventually(lambda: exporter.run(page[1])["sources"]["live"] == 3, 30)
+    eventually(lambda: exporter.run(page[1])["sources"]["live"] == sources, 30)
     eventually(lambda: exporter.run(page[1])["modes"], 30)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the whole group
     assert child.wait(30) != 0
     run = run_of(exporter, child.output)
     assert (run["state"], run["reason"]) == ("stopped", "user")
-    assert run["sources"] == {"live": 0, "ended": 3, "lost": 0}
+    assert run["sources"] == {"live": 0, "ended": sources, "lost": 0}
 
 
 def test_it_writes_nothing_where_it_is_started(
@@ -331,6 +382,18 @@ def test_a_picture_is_small_and_in_colour(picture: Any) -> None:
 
 def test_a_cart_that_left_the_track_is_drawn_at_the_edge() -> None:
     assert (pictures.cart(-9.0, 0.2)[:, :3] != 255).any()
+
+
+def test_only_to_be_up_in_time_is_a_success() -> None:
+    env = SwingUp(deadline=2)
+    state, _ = env.reset(seed=1)
+    assert env.observation_space.contains(state)
+    _, _, up, late, info = env.step(0)
+    assert (up, late, info["is_success"]) == (False, False, False)
+    env.unwrapped.state = np.array([np.pi, 0.0, 0.0, 0.0])  # upright
+    _, _, up, late, info = env.step(1)
+    assert (up, late, info["is_success"]) == (True, True, True)
+    assert env.render().shape == (96, 96, 3)
 
 
 def test_two_learners_of_one_seed_agree(
