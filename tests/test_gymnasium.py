@@ -312,8 +312,10 @@ def test_its_episode_takes_phases_and_events_of_ones_own(listener: Listener) -> 
             env.episode.event("replanned", reason="wind")
             env.step(0)
         trace = env.episode.trace_id
+        env.episode.finish(wind="strong")
         env.step(0)
     (episode,) = listener.episodes()
+    assert (episode.outcome, episode.attributes) == ("terminated", {"wind": "strong"})
     assert [(phase.name, phase.steps) for phase in episode.phases] == [("plan", 1)]
     assert [event.name for event in episode.events] == ["replanned"]
     assert trace == wire.trace_id(episode.run, episode.source, episode.number)
@@ -409,6 +411,18 @@ def test_without_a_run_the_wrapper_opens_one_that_ends_with_the_process(
         ("train", True),
         ("eval", True),
     ]
+
+
+def test_success_is_a_success_in_a_run_that_the_wrapper_opens(
+    listener: Listener,
+) -> None:
+    for said in (True, False):
+        play(EpisightWrapper(Countdown(2, {"is_success": said})), steps=2)
+    run = eh.current_run()
+    assert run is not None
+    run.close()
+    ended = {episode.outcome: episode.success for episode in listener.episodes()}
+    assert ended == {"success": True, "failure": False}
 
 
 def test_disabled_hooks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,7 +620,7 @@ WORKERS = """
     from experiment_hooks.integrations.gymnasium import EpisightWrapper
 
     def make():
-        return EpisightWrapper(gymnasium.make("CartPole-v1"), success={"truncated"})
+        return EpisightWrapper(gymnasium.make("CartPole-v1"))
 
     if __name__ == "__main__":
         with eh.open_run("workers", success={"truncated"}):
@@ -634,10 +648,35 @@ def test_workers_in_processes_of_their_own_join_the_parents_run(
     steps = sum(steps for _, steps, _ in outcomes(listener))
     resets = sum(how == "terminated" for how, _, _ in outcomes(listener))
     assert 180 - resets <= steps <= 180 - resets + 3
-    assert {episode.success for episode in listener.episodes()} == {False}
+    # What is a success, the run has said; only a forked worker knows it too.
+    told = False if method == "fork" else None
+    assert {episode.success for episode in listener.episodes()} == {told}
 
 
 # --- Stable-Baselines3 ---------------------------------------------------------------
+
+STABLE_BASELINES = """
+    import json, sys
+    import experiment_hooks as eh
+    from experiment_hooks.integrations.gymnasium import EpisightWrapper
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+    if __name__ == "__main__":
+        method = json.loads(sys.argv[1])
+        with eh.open_run("sb3"):
+            envs = make_vec_env(
+                "CartPole-v1",
+                2,
+                wrapper_class=EpisightWrapper,
+                vec_env_cls=SubprocVecEnv if method else DummyVecEnv,
+                vec_env_kwargs={"start_method": method} if method else {},
+            )
+            model = PPO("MlpPolicy", envs, n_steps=64, device="cpu").learn(256)
+            envs.close()
+        print(json.dumps([[one["r"], one["l"]] for one in model.ep_info_buffer]))
+"""
 
 
 @pytest.mark.parametrize("method", [None, *START_METHODS])
@@ -646,31 +685,18 @@ def test_stable_baselines_trains_on_wrapped_environments(
 ) -> None:
     pytest.importorskip(
         "stable_baselines3",
-        reason="Stable-Baselines3 needs PyTorch, which the tests do without",
+        reason="Stable-Baselines3 is tested in CI alone: it brings PyTorch",
     )
-    run_python(
-        """
-        import json, sys
-        import experiment_hooks as eh
-        from experiment_hooks.integrations.gymnasium import EpisightWrapper
-        from stable_baselines3 import PPO
-        from stable_baselines3.common.env_util import make_vec_env
-        from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-
-        if __name__ == "__main__":
-            method = json.loads(sys.argv[1])
-            with eh.open_run("sb3"):
-                envs = make_vec_env(
-                    "CartPole-v1",
-                    2,
-                    wrapper_class=EpisightWrapper,
-                    vec_env_cls=SubprocVecEnv if method else DummyVecEnv,
-                    vec_env_kwargs={"start_method": method} if method else {},
-                )
-                PPO("MlpPolicy", envs, n_steps=64, device="cpu").learn(256)
-                envs.close()
-        """,
-        json.dumps(method),
-        env={"EPISIGHT_ENDPOINT": listener.endpoint},
-    )
+    env = {"EPISIGHT_ENDPOINT": listener.endpoint}
+    said = run_python(STABLE_BASELINES, json.dumps(method), env=env)
     assert sum(steps for _, steps, _ in outcomes(listener)) == 256
+    # Its Monitor, which lies inside our wrapper, counts the same; of full episodes.
+    full = [one for one in listener.episodes() if one.outcome != "closed"]
+    told = [[one.results["return"], one.results["length"]] for one in full]
+    assert sorted(told) == sorted(json.loads(said.output.splitlines()[-1]))
+    workers = ["child"] * (2 if method else 0)
+    sources = listener.records(wire.SourceOpened)
+    assert sorted(source.role for source in sources) == [*workers, "owner"]
+    assert len({source.run for source in sources}) == 1
+    closed = listener.records(wire.SourceClosed)
+    assert {source.ending for source in closed} == {"completed"}

@@ -44,6 +44,7 @@ from gymnasium.utils import RecordConstructorArgs
 import experiment_hooks as eh
 from experiment_hooks import process
 from experiment_hooks.episode import NO_EPISODE
+from experiment_hooks.settings import Settings
 
 if TYPE_CHECKING:
     _Wrapper = gymnasium.Wrapper[Any, Any, Any, Any]
@@ -78,7 +79,7 @@ class EpisightWrapper(_Wrapper, RecordConstructorArgs):
         scores: Optional[Scores] = None,
         images: Images = False,
         success_key: str = "is_success",
-        success: Iterable[str] = ("success",),
+        success: Optional[Iterable[str]] = None,
     ) -> None:
         """Wrap ``env``.
 
@@ -92,9 +93,10 @@ class EpisightWrapper(_Wrapper, RecordConstructorArgs):
                 a function of an observation that gives a mapping of name to array.
                 Called only when looked at.
             success_key: the key of ``info`` that says whether the episode succeeded.
-            success: the outcomes that are successes, where the wrapper opens the run.
+            success: the outcomes that are successes, where the wrapper opens the run;
+                by default those of the run that it joins, else ``success``.
         """
-        success = tuple(success)
+        success = None if success is None else tuple(success)
         # For env.spec; what is no plain value cannot be copied with it.
         RecordConstructorArgs.__init__(
             self,
@@ -178,7 +180,7 @@ class EpisightVectorWrapper(_VectorWrapper):
         scores: Optional[Callable[[Any], Any]] = None,
         images: Images = False,
         success_key: str = "is_success",
-        success: Iterable[str] = ("success",),
+        success: Optional[Iterable[str]] = None,
     ) -> None:
         """Wrap ``env``; the arguments are those of ``EpisightWrapper``.
 
@@ -346,11 +348,15 @@ class _Watch:
     """
 
     def __init__(
-        self, run: Optional[eh.Run], name: str, places: int, success: Iterable[str]
+        self,
+        run: Optional[eh.Run],
+        name: str,
+        places: int,
+        success: Optional[Iterable[str]],
     ) -> None:
         self._given = run
         self._name = name
-        self._success = frozenset(success)
+        self._success = None if success is None else frozenset(success)
         self._run: Optional[eh.Run] = None
         self._open: List[Optional[eh.Episode]] = [None] * places
         self._totals = [0.0] * places
@@ -431,7 +437,10 @@ class _Watch:
     def _find(self) -> Optional[eh.Run]:
         run = self._given or eh.current_run()
         if run is None and self._run is None:
-            run = eh.open_run(self._name, success=self._success)
+            success = self._success
+            if success is None and not Settings.from_environment().run_id:
+                success = frozenset(["success"])
+            run = eh.open_run(self._name, success=success)
             # A worker of multiprocessing ends without atexit, but not without these.
             multiprocessing.util.Finalize(
                 run, process.end_by_exit, (run,), exitpriority=0
