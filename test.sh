@@ -6,7 +6,8 @@
 #
 # The hooks are tested on Python 3.8, everything on 3.11 and on the newest there is. As
 # root on a Debian it installs the real parts that the tests use; elsewhere, tests whose
-# part is missing are skipped and say so. With CI set, what is missing is a failure.
+# part is missing are skipped and say so. With CI set, what is missing is a failure, and
+# the Gymnasium wrapper is tested with Stable-Baselines3 too, which brings PyTorch.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +15,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/tools/environment.sh"
 cd "$ROOT"
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$ROOT/test.sh"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$ROOT/test.sh"; }
 
 fast=
 case "${1:-}" in
@@ -174,6 +175,10 @@ else
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
     if [ -n "$have_main" ]; then EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main"; fi
+    # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
+    if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then
+        tests "3.11 with SB3" .venvs/sb3 tests/test_{gymnasium,docs}.py -k stable
+    fi
 fi
 
 printf '\n== summary\n%s' "$summary"
