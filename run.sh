@@ -144,7 +144,10 @@ read_address() { # KEY: its value in the exporter's address file
     "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' \
         "$address" "$1"
 }
-page=$(read_address web)
+# With the token, which makes the browser one that may give commands.
+token=$(EPISIGHT_JOURNAL_PATH=$journal "$python" -m experiment_hooks.cli token) ||
+    fail 4 "the exporter has no token; what it said: $log"
+page="$(read_address web)/?token=$token"
 endpoint=$(read_address ingest)
 say "The page:         $page"
 say "The exporter log: $log"

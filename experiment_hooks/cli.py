@@ -14,6 +14,7 @@ from experiment_hooks.cli_check import check
 from experiment_hooks.cli_keys import keys
 from experiment_hooks.cli_replay import replay
 from experiment_hooks.cli_run import run_command
+from experiment_hooks.cli_token import token
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -58,6 +59,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         metavar="NAME",
         help="whose keys to make beside the exporter's (default: experiments)",
     )
+    commands.add_parser(
+        "token", help="print the token of the exporter that is started here"
+    )
     given = parser.parse_args(arguments)
     if given.subcommand == "check":
         return check(os.environ)
@@ -65,6 +69,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return keys(given.directory, given.names)
     if given.subcommand == "replay":
         return replay(given.paths, os.environ)
+    if given.subcommand == "token":
+        return token(os.environ)
     if given.subcommand is None:
         parser.print_help()
         return 0

@@ -19,6 +19,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional
 from urllib.parse import unquote, urlparse
 
 from experiment_hooks.cli_check import Answer, ask, dialer_of, host_and_port
+from experiment_hooks.cli_token import link
 from experiment_hooks.settings import Settings
 
 READY_TIMEOUT = 30.0
@@ -54,7 +55,9 @@ def run_command(command: List[str], keep: bool, environ: Mapping[str, str]) -> i
         _say(f"nothing listens at {where}, and {reason}; the command runs all the same")
         return follow(command, env)
     try:
-        _say(f"the page is {exporter.web} (the exporter's log: {exporter.log})")
+        # A job's output is often a file that others can read: no token goes there.
+        page = link(exporter.web, environ) if sys.stderr.isatty() else exporter.web
+        _say(f"the page is {page} (the exporter's log: {exporter.log})")
         env["EPISIGHT_ENDPOINT"] = exporter.ingest
         return follow(command, env)
     finally:

@@ -18,9 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+import flask
+
 from experiment_hooks import wire
-from exporter import traces, web
+from exporter import tokenfile, traces, web
 from exporter._version import version
+from exporter.access import Access
 from exporter.ingest import Inbox, Ingest
 from exporter.journal import Journal, Reader
 from exporter.keys import Keyring, KeysError
@@ -29,6 +32,7 @@ from exporter.live.hub import Hub
 from exporter.metrics import Budget, RunMetrics
 from exporter.present import Presents
 from exporter.selfmetrics import Parts, registry
+from exporter.server import Server
 from exporter.settings import Settings
 from exporter.state import State
 from exporter.verdict import Rules
@@ -70,6 +74,7 @@ class App:
         journal = stack.enter_context(
             Journal(settings.journal_path, traces=endpoint is not None)
         )
+        token = _token(settings, environ)
         state, inbox, presents = State(), Inbox(), Presents()
         rules = Rules(
             settings.verdict.lost_seconds,
@@ -132,10 +137,12 @@ class App:
                 ingest,
                 writer,
                 time.time,
-            )
+            ),
+            Access.of(settings, token.text),
         )
         pages.add(app, hub, ingest=ingest, addresses=(self.web, self.ingest))
         self._start(app, web_port, ingest, writer, open_files)
+        logger.info("the token for commands: `episight token` (%s)", token.place)
 
     def _ingest(self, state: State, inbox: Inbox, presents: Presents) -> Ingest:
         def place(hello: wire.Hello) -> str:
@@ -174,7 +181,7 @@ class App:
 
     def _start(
         self,
-        app: object,
+        app: flask.Flask,
         port: int,
         ingest: Ingest,
         writer: Writer,
@@ -186,8 +193,9 @@ class App:
         if self._courier is not None:
             # Closed before the writer, which commits what it has delivered.
             stack.enter_context(self._courier)
+        to = self._settings.web
         try:
-            server = web.Server(app, self._settings.web.host, port)  # type: ignore[arg-type]
+            server = Server(app, to.host, port, to.max_connections)
         except OSError as error:
             raise StartError(_taken("web.port", port, error)) from error
         stack.callback(server.close)
@@ -239,6 +247,13 @@ def _keyring(curve_dir: str) -> Keyring | None:
     try:
         return Keyring(Path(curve_dir).expanduser())
     except KeysError as error:
+        raise StartError(str(error)) from error
+
+
+def _token(settings: Settings, environ: Mapping[str, str]) -> tokenfile.Token:
+    try:
+        return tokenfile.find(settings, environ)
+    except tokenfile.TokenError as error:
         raise StartError(str(error)) from error
 
 

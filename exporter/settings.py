@@ -4,13 +4,16 @@ Hydra stays in ``__main__``; tests and embedders make :class:`Settings` directly
 """
 
 import dataclasses
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LEAST_CONNECTIONS = 4
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 class SettingsError(ValueError):
@@ -19,10 +22,13 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Web:
-    """Where pages, API and metrics are served; port 0 takes a free one."""
+    """Where pages, API and metrics are served (port 0 takes a free one), and how many
+    requests at a time, browsers that look at a page included.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
+    max_connections: int = 512
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,21 @@ class Live:
 
 @dataclass(frozen=True)
 class Security:
-    """``insecure``: listen beyond loopback without authentication; ``curve_dir``: the
-    folder of keys with which sources have to connect.
+    """Who is let in.
+
+    Attributes:
+        insecure: listen beyond loopback without authentication.
+        curve_dir: the folder of keys with which sources have to connect.
+        token_file: a file that holds the token; empty: see ``exporter.tokenfile``.
+        token_reading: whether reading needs the token too, and not only commands.
+        allowed_hosts: names that the exporter goes by, besides its machine's own.
     """
 
     insecure: bool = False
     curve_dir: str = ""
+    token_file: str = ""
+    token_reading: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,15 +128,33 @@ class Settings:
         for name, port in (("web", self.web.port), ("ingest", self.ingest.port)):
             if port > 65535:
                 raise SettingsError(f"{name}.port={port} is no port: 0 to 65535")
-        if self.security.insecure:
-            return
-        if self.web.host not in LOOPBACK:
+        if self.web.max_connections < LEAST_CONNECTIONS:
+            raise SettingsError(
+                f"web.max_connections={self.web.max_connections} is too few: at least "
+                f"{LEAST_CONNECTIONS}"
+            )
+        self._check_names()
+        if not self.security.insecure:
+            self._check_hosts()
+
+    def _check_names(self) -> None:
+        for name in self.security.allowed_hosts:
+            if not _NAME.fullmatch(name) or name.count(":") == 1:
+                raise SettingsError(
+                    f"security.allowed_hosts: {name!r} is no name of a host; give "
+                    "names alone, without scheme and port"
+                )
+
+    def _check_hosts(self) -> None:
+        """Beyond loopback nobody is let in without showing who they are."""
+        if not is_loopback(self.web.host) and not self.security.token_reading:
             raise SettingsError(
                 f"web.host={self.web.host} would be open to the network without "
                 "authentication: use 127.0.0.1 (with an SSH tunnel), or say "
+                "security.token_reading=true (reading then needs the token), or "
                 "security.insecure=true"
             )
-        if self.ingest.host not in LOOPBACK and not self.security.curve_dir:
+        if not is_loopback(self.ingest.host) and not self.security.curve_dir:
             raise SettingsError(
                 f"ingest.host={self.ingest.host} would be open to the network without "
                 "authentication: name keys by security.curve_dir (`episight keys` makes"
@@ -158,6 +191,16 @@ class Settings:
         return Path(state).expanduser() / "episight" / "journal.sqlite"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, that no other reaches."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
     types: dict[str, Any] = {one.name: one.type for one in dataclasses.fields(kind)}
     made = {}
@@ -167,7 +210,8 @@ def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
         try:
             made[name] = _value(types[name], value)
         except (KeyError, TypeError, ValueError):
-            kind_name = types[name].__name__
+            text = types[name] == tuple[str, ...]
+            kind_name = "list of names" if text else types[name].__name__
             raise SettingsError(f"{group}.{name}={value!r} is no {kind_name}") from None
     return kind(**made)
 
@@ -175,6 +219,8 @@ def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
 def _value(kind: Any, value: Any) -> Any:
     if kind is str:
         return "" if value is None else str(value)
+    if kind == tuple[str, ...]:
+        return _names(value)
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -185,3 +231,11 @@ def _value(kind: Any, value: Any) -> Any:
     if not number >= 0:
         raise ValueError(value)
     return number
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names: a list of Hydra's, or a text with commas, as a variable has it."""
+    found = (
+        (value or "").split(",") if value is None or isinstance(value, str) else value
+    )
+    return tuple(str(one).strip().lower() for one in found if str(one).strip())

@@ -1,14 +1,14 @@
 """What is served over HTTP: metrics, health, the API, and the live page's routes.
 
-Flask on werkzeug's threaded server, in the exporter's own process; each request reads
-snapshots and changes nothing but through the writer or ingest. Everything an experiment
-said is data here: it is escaped by JSON or by the templates, never trusted.
+Flask, in the exporter's own process; each request has a thread of ``server``, was let
+in by ``access``, reads snapshots, and changes nothing but through the writer or ingest.
+Everything an experiment said is data here: it is escaped by JSON or by the templates,
+never trusted.
 """
 
 import csv
 import io
 import json
-import logging
 import math
 import secrets
 import threading
@@ -23,10 +23,10 @@ from prometheus_client.openmetrics.exposition import (
     generate_latest as openmetrics_text,
 )
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from experiment_hooks import wire
 from exporter import exposition, views
+from exporter.access import Access
 from exporter.ingest import Ingest
 from exporter.journal import Reader
 from exporter.metrics import RunMetrics
@@ -34,8 +34,7 @@ from exporter.state import Run, State
 from exporter.verdict import STOP_ID, Rules, deletable, verdict
 from exporter.writer import Writer
 
-logger = logging.getLogger("exporter")
-
+MAX_BODY = 64 * 1024
 MAX_PAGE = 1000
 COMMAND_KEPT = 100
 
@@ -54,31 +53,18 @@ class Served:
     clock: Callable[[], float]
 
 
-def create_app(served: Served) -> flask.Flask:
+def create_app(served: Served, access: Access) -> flask.Flask:
     """The WSGI application, without the live page's routes."""
     app = flask.Flask("exporter.live")
-    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    access.guard(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     _add_health(app, served)
     given = Given()
     _add_api(app, served, given)
     _add_commands(app, served, given)
-    app.after_request(_secured)
     app.register_error_handler(HTTPException, _failed)
     return app
-
-
-def _secured(response: flask.Response) -> flask.Response:
-    headers = response.headers
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("X-Frame-Options", "DENY")
-    headers.setdefault("Referrer-Policy", "no-referrer")
-    headers.setdefault(
-        "Content-Security-Policy",
-        "default-src 'self'; img-src 'self' data:; style-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
-    )
-    return response
 
 
 def _failed(error: HTTPException) -> flask.Response:
@@ -351,53 +337,3 @@ def _answered(source: bytes, told: dict[bytes, wire.CommandAnswered]) -> dict[st
 def _text(value: object, most: int) -> str:
     # JSON can say half a surrogate pair, the wire cannot.
     return str(value)[:most].encode("utf-8", "replace").decode()
-
-
-# --- the server -----------------------------------------------------------------------
-
-
-class _Quiet(WSGIRequestHandler):
-    """Requests are not worth a log line each; a broken connection is no error."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = 60.0
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-    def log_error(self, format: str, *args: object) -> None:
-        logger.debug("http: " + format, *args)
-
-
-class Server(threading.Thread):
-    """Serves the application; its thread waits for connections, each gets its own.
-
-    Raises:
-        OSError: the port cannot be bound.
-    """
-
-    def __init__(self, app: flask.Flask, host: str, port: int) -> None:
-        super().__init__(name="web", daemon=True)
-        try:
-            self._server: BaseWSGIServer = make_server(
-                host, port, app, threaded=True, request_handler=_Quiet
-            )
-        except SystemExit as error:  # werkzeug's way to say that the port is taken
-            raise OSError(f"cannot listen on {host}:{port}") from error
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_port)
-
-    def run(self) -> None:
-        """Serve until closed."""
-        self._server.serve_forever(poll_interval=0.1)
-
-    def close(self) -> None:
-        """Stop listening; again: nothing."""
-        if self.is_alive():
-            self._server.shutdown()
-            self.join(5.0)
-        self._server.server_close()

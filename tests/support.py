@@ -523,16 +523,26 @@ class Exporter:
         """The variables with which an experiment finds it."""
         return {"EPISIGHT_ENDPOINT": self.ingest}
 
+    @property
+    def token(self) -> str:
+        """What it made itself at its start, in a file beside its journal."""
+        return (self.journal.parent / "token").read_text().strip()
+
+    @property
+    def bearer(self) -> Dict[str, str]:
+        """The header of a program that has the token."""
+        return {"Authorization": f"Bearer {self.token}"}
+
     def get(self, path: str, accept: str = "", deadline: float = 10.0) -> Response:
         headers = {"Accept": accept} if accept else {}
         return http(self.web + path, headers=headers, deadline=deadline)
 
     def post(self, path: str, body: object, **headers: str) -> Response:
-        sent = {"Content-Type": "application/json", **headers}
+        sent = {"Content-Type": "application/json", **self.bearer, **headers}
         return http(self.web + path, "POST", json.dumps(body).encode(), sent)
 
     def delete(self, path: str) -> Response:
-        return http(self.web + path, "DELETE")
+        return http(self.web + path, "DELETE", headers=self.bearer)
 
     def runs(self) -> List[Dict[str, Any]]:
         found: List[Dict[str, Any]] = self.get("/api/v1/runs").json()["runs"]

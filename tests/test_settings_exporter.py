@@ -23,7 +23,7 @@ PROMISED = """
     web.host web.port ingest.host ingest.port run.grace_seconds journal.path
     journal.retention_days metrics.max_series metrics.max_series_per_run
     metrics.grace_seconds verdict.lost_seconds verdict.promise_floor_seconds
-    traces.endpoint live.trace_url security.insecure
+    traces.endpoint live.trace_url security.insecure security.token_file
 """.split()
 
 
@@ -86,7 +86,8 @@ def test_each_can_be_set_by_the_command_line_and_by_an_environment_variable(
     text = other(in_code()[key])
     insecure = "security.insecure=true"
     found = dict(flat(dataclasses.asdict(composed(f"{key}={text}", insecure))))[key]
-    assert str(found).lower().removesuffix(".0") == text
+    shown = ",".join(found) if isinstance(found, tuple) else str(found)
+    assert shown.lower().removesuffix(".0") == text
     monkeypatch.setenv("EPISIGHT_" + key.upper().replace(".", "_"), text)
     assert dict(flat(dataclasses.asdict(composed(insecure))))[key] == (
         True if key == "security.insecure" else found

@@ -18,11 +18,15 @@ from werkzeug.test import TestResponse
 
 from experiment_hooks import wire
 from exporter import web
+from exporter.access import Access
 from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from exporter.metrics import Budget, RunMetrics
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES
 from tests.test_writer import Bench as WriterBench
+
+
+TOKEN = "a-token-that-nobody-knows"
 
 
 class Ears:
@@ -63,8 +67,9 @@ class Bench(WriterBench):
             self.writer,
             lambda: self.now,
         )
-        self.app: flask.Flask = web.create_app(served)
+        self.app: flask.Flask = web.create_app(served, Access(TOKEN))
         self.client: FlaskClient = self.app.test_client()
+        self.client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
 
     def get(self, path: str, status: int = 200, **options: Any) -> Any:
         """A JSON answer of the API."""
@@ -600,7 +605,7 @@ def test_every_answer_has_the_headers_that_keep_browsers_from_harm(
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["Referrer-Policy"] == "no-referrer"
     policy = headers["Content-Security-Policy"]
-    assert "default-src 'self'" in policy
+    assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
 

@@ -1,17 +1,18 @@
 """The live page's routes: documents, images, and the websocket that keeps them right.
 
-Each request runs in a thread of its own. Nothing here is trusted: not what experiments
-said (``view`` escapes it), not where a websocket comes from (only pages of this very
-exporter may open one), not that a browser reads what it is sent.
+Each request runs in a thread of its own, and was let in by ``access``. Nothing here is
+trusted: not what experiments said (``view`` escapes it), not that a browser reads what
+it is sent, nor that it says no more than a page has to say.
 """
 
 import json
 import logging
 import socket
 import threading
+import time
 from collections import OrderedDict
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import flask
 from flask_sock import ConnectionClosed, Sock
@@ -33,6 +34,9 @@ SEND_BUFFER = 128 * 1024
 """Bytes under way to a browser at most: what a slow one sees is never much older."""
 PING_SECONDS = 20
 MAX_HEARD = 1024
+"""Bytes of one message of a browser."""
+HEARD_AT_ONCE, HEARD_PER_SECOND = 64 * 1024, 1024
+"""Bytes of a browser's messages in all: it says no more than whether it is seen."""
 MAX_QUERY = 200
 PICTURES_KEPT = 32
 
@@ -135,19 +139,17 @@ class Pages:
             pass
 
     def guard_sockets(self) -> None:
-        """Before a websocket is accepted: who asks, and is there room?"""
+        """Before a websocket is accepted: is there room?"""
         request = flask.request
         if request.url_rule is None or not request.url_rule.websocket:
             return
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
-            flask.abort(403, "a websocket is for pages of this exporter only")
         if self._hub.full:
             flask.abort(503, "too many browsers")
         environ = request.environ
         # Compressing for each browser anew would cost more than it saves.
         environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
         environ["werkzeug.socket"] = Line(environ["werkzeug.socket"])
+        environ["episight.stay"]()
 
     # --- subjects --------------------------------------------------------------------
 
@@ -250,6 +252,8 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._lock = threading.Lock()
+        self._since = time.monotonic()
+        self._heard = 0
         connection.settimeout(SEND_SECONDS)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
@@ -264,8 +268,13 @@ class Line:
         return len(data)
 
     def recv(self, most: int) -> bytes:
-        """What has come; raises OSError."""
-        return self._socket.recv(most)
+        """What has come; raises OSError, also for more than a page has to say."""
+        data = self._socket.recv(most)
+        self._heard += len(data)
+        seconds = time.monotonic() - self._since
+        if self._heard > HEARD_AT_ONCE + HEARD_PER_SECOND * seconds:
+            raise OSError("a browser says too much")
+        return data
 
     def fileno(self) -> int:
         """For selectors."""
