@@ -103,6 +103,7 @@ class Server(threading.Thread):
             self._server: BaseWSGIServer = make_server(host, port, app, threaded=True)
         except SystemExit as error:  # werkzeug's way to say that the port is taken
             raise OSError(f"cannot listen on {host}:{port}") from error
+        self._server.app = _without_second_answer(app)
         self._socket: socket.socket = self._server.socket
         self._socket.setblocking(False)
         self._socket.listen(BACKLOG)
@@ -258,6 +259,19 @@ class Server(threading.Thread):
             self._served.discard(served)
 
 
+def _without_second_answer(app: Any) -> Any:
+    """The application; a websocket that is over is not answered as a request too."""
+
+    def apply(environ: dict[str, Any], start_response: Any) -> Any:
+        answer = app(environ, start_response)
+        if environ["episight.served"].until is None:
+            answer.close()
+            raise ConnectionAbortedError("a websocket is over")  # werkzeug says nothing
+        return answer
+
+    return apply
+
+
 def _path(head: bytearray) -> bytes:
     words = bytes(head.partition(b"\n")[0]).split()
     return words[1].partition(b"?")[0] if len(words) > 1 else b""
@@ -281,9 +295,14 @@ class Exchange(WSGIRequestHandler):
         self.rfile.close()
         self.rfile = Heard(self._served)
 
+    def handle(self) -> None:
+        """Once: what comes after is not read as another request."""
+        with suppress(ConnectionError, TimeoutError):
+            self.handle_one_request()
+
     def make_environ(self) -> dict[str, Any]:
-        """Werkzeug's, and how a websocket says that it stays."""
-        return {**super().make_environ(), "episight.stay": self._served.stay}
+        """Werkzeug's, and who is told that it has become a websocket."""
+        return {**super().make_environ(), "episight.served": self._served}
 
     def send_response(self, code: int, message: str | None = None) -> None:
         """From here on what comes is read for its sender's sake only."""

@@ -1,11 +1,14 @@
 """The command ``episight``: run and check."""
 
+import contextlib
 import os
+import pty
 import re
 import shlex
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import pytest
 import zmq
 
-from experiment_hooks import _version, cli, cli_check, cli_run, wire
+from experiment_hooks import _version, cli, cli_check, cli_run, cli_token, wire
 from experiment_hooks.dial import Dialer
 from tests.support import (
     RUNS_EXPORTER,
@@ -140,8 +143,8 @@ def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     shown = capsys.readouterr().out
-    assert "run" in shown
-    assert "check" in shown
+    for name in ("run", "check", "token"):
+        assert f"    {name} " in shown
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["run", "--"], ["run", "--keep"]])
@@ -246,6 +249,28 @@ def test_check_says_that_the_given_run_id_is_refused(
     assert "'?'" in capsys.readouterr().out
 
 
+# --- token ---------------------------------------------------------------------------
+
+
+def test_token_prints_that_of_the_exporter_of_this_environment(
+    episight: Command, exporter_process: Callable[..., Exporter]
+) -> None:
+    exporter = exporter_process()
+    episight.environment["EPISIGHT_JOURNAL_PATH"] = str(exporter.journal)
+    assert episight("token") == (0, exporter.token + "\n", "")
+
+
+def test_token_says_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    assert cli_token.token(environ) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"there is no token in {tmp_path}/episight/token" in shown.err
+    assert cli_token.link("http://here:1", environ) == "http://here:1"
+
+
 # --- run -----------------------------------------------------------------------------
 
 
@@ -343,6 +368,27 @@ def test_run_starts_an_exporter_and_stops_it_afterwards(episight: Command) -> No
     assert "would be seen" in output
     assert re.search(r"the page is http://127\.0\.0\.1:\d+", errors)
     assert not _listens(episight.environment["EPISIGHT_ENDPOINT"])
+
+
+def test_run_says_the_token_to_a_terminal_and_into_no_file(episight: Command) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "experiment_hooks.cli", "run", "--", "true"]
+    options = {"stdin": subprocess.DEVNULL, "env": episight.environment}
+    try:
+        with subprocess.Popen(command, stderr=theirs, **options) as started:
+            os.close(theirs)
+            said = b""
+            with contextlib.suppress(OSError):  # the terminal's end
+                while data := os.read(ours, 4096):
+                    said += data
+    finally:
+        os.close(ours)
+    assert started.returncode == 0
+    token = cli_token.find(episight.environment)
+    assert f"/?token={token} " in said.decode()
+    _, output, errors = episight("run", "--", "true")
+    assert "the page is http://" in errors
+    assert str(token) not in output + errors
 
 
 def test_a_started_exporter_may_be_kept(episight: Command) -> None:

@@ -108,7 +108,22 @@ def test_beyond_loopback_it_listens_only_if_told_that_this_is_insecure(
     Settings.of({group: {"host": host}, "security": {"insecure": True}})
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_beyond_loopback_pages_are_served_to_those_who_have_the_token() -> None:
+    security = {"token_reading": True}
+    with pytest.raises(SettingsError, match=r"security\.token_reading=true"):
+        Settings.of({"web": {"host": "0.0.0.0"}})
+    Settings.of({"web": {"host": "0.0.0.0"}, "security": security})
+    with pytest.raises(SettingsError, match="in this version ingest has no keys"):
+        Settings.of({"ingest": {"host": "0.0.0.0"}, "security": security})
+
+
+@pytest.mark.parametrize("given", ["a, B.example,,::1", ["a", " b.example", "::1"]])
+def test_names_are_a_list_or_a_text_with_commas(given: object) -> None:
+    found = Settings.of({"security": {"allowed_hosts": given}})
+    assert found.security.allowed_hosts == ("a", "b.example", "::1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_it_listens_as_it_is(host: str) -> None:
     assert Settings.of({"web": {"host": host}}).web.host == host
 
@@ -127,6 +142,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"run": {"grace_seconds": float("nan")}}, "run.grace_seconds=nan is no float"),
     ({"security": {"insecure": "perhaps"}}, "security.insecure='perhaps' is no bool"),
     ({"metrics": {"max_series": [1]}}, "metrics.max_series=[1] is no int"),
+    ({"web": {"max_connections": 3}}, "web.max_connections=3 is too few: at least 4"),
+    (
+        {"security": {"allowed_hosts": 5}},
+        "security.allowed_hosts=5 is no list of names",
+    ),
+    ({"security": {"allowed_hosts": "http://a"}}, "'http://a' is no name of a host"),
+    (
+        {"security": {"allowed_hosts": "a:80"}},
+        "'a:80' is no name of a host; give names",
+    ),
+    ({"security": {"allowed_hosts": "*"}}, "'*' is no name of a host"),
 ]
 
 
@@ -163,6 +189,7 @@ STARTS: list[tuple[str, str]] = [
     ("ingest.port=99999", "ingest.port=99999 is no port"),
     ("web=5", "web=5: give web.<key>=... instead"),
     ("journal.path=/dev/null/journal", "the journal /dev/null/journal cannot be used"),
+    ("security.token_file=/nowhere", "security.token_file=/nowhere cannot be used: No"),
     ("traces.endpoint=nonsense", "traces.endpoint is not a URL"),
     ("traces.endpoint=${nowhere}", "nowhere"),
     ("web.host=192.0.2.1 security.insecure=true", "cannot listen where web.host and"),

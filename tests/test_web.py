@@ -25,7 +25,6 @@ from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES
 from tests.test_writer import Bench as WriterBench
 
-
 TOKEN = "a-token-that-nobody-knows"
 
 

@@ -11,11 +11,13 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import flask
 from flask_sock import ConnectionClosed, Sock
+from wsproto.utilities import ProtocolError
 
 from exporter._version import version
 from exporter.ingest import Ingest
@@ -58,6 +60,7 @@ def add(
         "max_message_size": MAX_HEARD,
     }
     app.before_request(pages.guard_sockets)
+    app.register_error_handler(ProtocolError, _no_websocket)
     app.get("/", endpoint="page_runs")(pages.runs)
     app.get("/runs/<run>", endpoint="page_run")(pages.run)
     # A name may have slashes in it, and two in a row are not one.
@@ -148,8 +151,9 @@ class Pages:
         environ = request.environ
         # Compressing for each browser anew would cost more than it saves.
         environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-        environ["werkzeug.socket"] = Line(environ["werkzeug.socket"])
-        environ["episight.stay"]()
+        environ["werkzeug.socket"] = Line(
+            environ["werkzeug.socket"], environ["episight.served"].stay
+        )
 
     # --- subjects --------------------------------------------------------------------
 
@@ -180,6 +184,10 @@ class Pages:
             view.Refused(one.at, one.who, one.sentence)
             for one in list(self._ingest.refusals)
         ]
+
+
+def _no_websocket(error: ProtocolError) -> flask.Response:
+    return flask.Response(f"no websocket: {error}\n", 400, mimetype="text/plain")
 
 
 def _source(text: str) -> bytes | None:
@@ -246,11 +254,14 @@ class Line:
 
     simple_websocket writes from two threads (messages; pings and the answer to a
     close), and takes it that a write takes all. Here one writes at a time, all of it,
-    or the socket is done with.
+    or the socket is done with. ``answered`` is called before anything is sent.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(
+        self, connection: socket.socket, answered: Callable[[], None] = lambda: None
+    ) -> None:
         self._socket = connection
+        self._answered = answered
         self._lock = threading.Lock()
         self._since = time.monotonic()
         self._heard = 0
@@ -259,6 +270,7 @@ class Line:
 
     def send(self, data: bytes) -> int:
         """Send all of it within the deadline; raises OSError."""
+        self._answered()
         with self._lock:
             try:
                 self._socket.sendall(data)
