@@ -211,7 +211,8 @@ class Server(threading.Thread):
         """Say why, and go on reading for a moment: else what is said would be lost."""
         head = (
             f"HTTP/1.1 {status} {_WHY[status]}\r\nContent-Type: text/plain\r\n"
-            f"Content-Length: {len(why) + 1}\r\nConnection: close\r\n\r\n"
+            f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(why) + 1}\r\n"
+            "Connection: close\r\n\r\n"
         )
         one.refused = True
         one.until = time.monotonic() + LINGER_SECONDS

@@ -47,10 +47,14 @@ def start(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[Start]:
     assert list(elsewhere.iterdir()) == [], "it writes nothing where it is started"
 
 
-def page_of(child: Child) -> str:
-    found = re.search(r"The page: +(\S+)", child.wait_for(r"The page: ", FIRST))
+def link_of(child: Child) -> str:
+    found = re.search(r"The page: +(\S+)\n", child.wait_for(r"The page: .*\n", FIRST))
     assert found
-    return found[1].rstrip("/")
+    return found[1]
+
+
+def page_of(child: Child) -> str:
+    return link_of(child).partition("/?token=")[0]
 
 
 def is_gone(page: str) -> bool:
@@ -129,6 +133,19 @@ def test_exit_ends_with_the_experiment(start: Start, tmp_path: Path) -> None:
     page = page_of(child)
     assert is_gone(page)
     assert page in (tmp_path / "data" / "exporter.log").read_text()
+
+
+def test_the_page_is_given_with_the_token_that_opens_it(
+    start: Start, tmp_path: Path
+) -> None:
+    child = start("quick")
+    page, _, token = link_of(child).partition("/?token=")
+    assert token == (tmp_path / "data" / "token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    assert http(page + "/api/v1/runs/nobody", "DELETE", headers=headers).status == 404
+    child.signal(signal.SIGINT)
+    child.wait()
+    assert token not in (tmp_path / "data" / "exporter.log").read_text()
 
 
 def test_a_failing_experiment_gives_its_status(start: Start) -> None:
