@@ -28,6 +28,7 @@ class Bench:
         self.app.get("/", endpoint="page")(lambda: "page")
         self.app.get("/metrics", endpoint="metrics")(lambda: "metrics")
         self.app.get("/wait", endpoint="wait")(self._wait)
+        self.app.get("/stay", endpoint="stay")(self._stay)
         self.app.get("/large", endpoint="large")(lambda: b"x" * 50_000_000)
         self.app.post("/body", endpoint="body")(self._body)
         self.app.post("/unread", endpoint="unread")(lambda: ("no", 401))
@@ -42,6 +43,13 @@ class Bench:
         self.waiting.release()
         self.go_on.wait(30)
         return "waited"
+
+    def _stay(self) -> str:
+        environ = flask.request.environ
+        environ["episight.served"].stay()
+        environ["werkzeug.socket"].sendall(b"hello")
+        self.go_on.wait(30)
+        return "a second answer"
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.server.port), 10)
@@ -171,6 +179,20 @@ def test_what_is_too_large_is_refused_with_the_status_that_says_so(
     assert bench.ask().endswith(b"page")
 
 
+def test_of_a_body_no_more_is_read_than_anybody_may_send(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_REST", 100_000)
+    bench = start()
+
+    def sent(size: int) -> bytes:
+        head = f"POST /body HTTP/1.1\r\nContent-Length: {size}\r\n\r\n".encode()
+        return rest(bench.connect(head + b"x" * size)).split(b"\r\n")[0]
+
+    assert b" 200 " in sent(90_000)
+    assert b" 400 " in sent(150_000)
+
+
 def test_what_is_no_request_is_no_trouble(start: Start) -> None:
     bench = start()
     for sent in (b"\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"\xff" * 99):
@@ -219,6 +241,21 @@ def test_who_goes_on_after_the_answer_is_let_go(start: Start) -> None:
     connection = bench.connect(head)
     eventually(lambda: cannot_send(connection, b"x" * 65536))
     eventually(lambda: not bench.served)
+
+
+def test_a_websocket_may_stay_and_is_not_answered_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.3)
+    bench = start()
+    stays = bench.connect(b"GET /stay HTTP/1.1\r\n\r\n")
+    assert stays.recv(5) == b"hello"
+    late = bench.connect(b"POST /body HTTP/1.1\r\nContent-Length: 9\r\n\r\nx")
+    eventually(lambda: is_over(late))
+    assert not is_over(stays)
+    bench.go_on.set()
+    stays.settimeout(10)
+    assert rest(stays) == b""
 
 
 def test_a_thousand_slow_ones_cost_no_thread_and_nobody_waits_for_them(
