@@ -109,6 +109,7 @@ class App:
             rules=rules,
             lost_after=settings.traces.lost_after,
             retention=settings.journal.retention_days * 86400,
+            max_traces=settings.traces.max_pending if endpoint is not None else 0,
             forget_links=ingest.forget,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)

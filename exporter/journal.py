@@ -7,21 +7,27 @@ from is on disk (WAL, ``synchronous=FULL``).
 Tables: ``records`` recognises every record by (source, seq) and keeps the bytes of all
 but episode ends; ``episodes`` keeps those, a row an episode, and is the outbox of
 traces too; ``totals`` the newest totals of each source that has not closed; ``losses``
-which sources are lost.
+which sources are lost; ``forgotten`` which records of deleted runs had come.
+
+A damaged file is set aside when it is opened, and what can be read of it is kept.
 """
 
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from experiment_hooks import wire
+from exporter import salvage
+from exporter.state import Ranges
 
-VERSION = 1
-_SCHEMA = """
+logger = logging.getLogger("exporter")
+
+_SCHEMA_1 = """
 CREATE TABLE records (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     run TEXT NOT NULL,
@@ -57,6 +63,20 @@ CREATE TABLE losses (
     at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+_SCHEMA_2 = """
+CREATE TABLE forgotten (
+    source BLOB PRIMARY KEY,
+    at REAL NOT NULL,
+    ranges BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX forgotten_at ON forgotten (at);
+"""
+_STEPS = (_SCHEMA_1, _SCHEMA_2)
+"""What brings a file from each version to the next; a new one goes through all."""
+VERSION = len(_STEPS)
+FORGOTTEN_SECONDS = 365 * 86400.0
+MAX_FORGOTTEN = 1_000_000
+"""For how long, and of how many sources, it is known what came of deleted runs."""
 _EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
 _VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
 TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2
@@ -111,6 +131,15 @@ class Row:
     told_lost: bool = False
 
 
+@dataclass(frozen=True)
+class Deletion:
+    """A run to delete at a time (Unix seconds), and what came of its sources."""
+
+    run: str
+    at: float
+    received: dict[bytes, Ranges]
+
+
 @dataclass
 class Batch:
     """What one commit makes durable together.
@@ -123,7 +152,7 @@ class Batch:
         returned: lost sources that were heard again.
         lost_episodes: ends of open episodes, told by the exporter.
         sent: rows of episodes whose traces were delivered.
-        deleted: runs to forget, each with its sources.
+        deleted: runs to delete.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -133,7 +162,7 @@ class Batch:
     returned: list[bytes] = field(default_factory=list)
     lost_episodes: list[Entry] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
-    deleted: list[tuple[str, list[bytes]]] = field(default_factory=list)
+    deleted: list[Deletion] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -155,35 +184,66 @@ class Journal:
         self._traces = traces
         self._closed = False
         with ExitStack() as opened:
-            try:
+            with self._usable():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock = _lock(path)
                 opened.callback(self._lock.close)
-                self._db = sqlite3.connect(
-                    path, isolation_level=None, check_same_thread=False
-                )
-                opened.callback(self._db.close)
-                self._prepare()
-            except (OSError, sqlite3.Error) as error:
-                raise JournalError(
-                    f"the journal {path} cannot be used: {error}; "
-                    "set journal.path to a file that can be written"
-                ) from error
+                self._db = self._opened()
             opened.pop_all()  # close() does it from now on
 
-    def _prepare(self) -> None:
-        db = self._db
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA wal_autocheckpoint=4000")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
             raise JournalError(
-                f"the journal {self.path} is of version {version}, this exporter knows "
-                f"{VERSION}: use a newer episight, or set journal.path to a new file"
-            )
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+                f"the journal {self.path} cannot be used: {error}; "
+                "set journal.path to a file that can be written"
+            ) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        """The file, ready to be written; a damaged one is set aside first."""
+        salvage.finish(self.path)
+        damage = salvage.damage(self.path)
+        if not damage:
+            try:
+                return _opened(self.path)
+            except sqlite3.Error as error:
+                if not salvage.means_damage(error):
+                    raise
+                damage = str(error)
+        return self._mended(damage)
+
+    def mend(self, damage: str) -> None:
+        """Set the file aside and go on with what can be read of it.
+
+        Before anybody else reads it, and before anything is committed.
+
+        Raises:
+            JournalError: there is no room for a new one, for instance.
+        """
+        self._db.close()
+        with self._usable():
+            self._db = self._mended(damage)
+
+    def _mended(self, damage: str) -> sqlite3.Connection:
+        logger.error(
+            "the journal %s is damaged (%s): what can be read is kept, "
+            "which may take minutes",
+            self.path,
+            damage,
+        )
+        found = salvage.mend(self.path, _migrate)
+        logger.error(
+            "the journal %s was damaged (%s): it was set aside as %s; %d records and "
+            "%d episodes were kept, some may be missing",
+            self.path, damage, found.aside, found.records, found.episodes,
+        )  # fmt: skip
+        return _opened(self.path)
+
+    def condemn(self, damage: str) -> None:
+        """It was found damaged: it is set aside at the next start."""
+        salvage.condemn(self.path, damage)
 
     def commit(self, batch: Batch) -> None:
         """Make a batch durable, all of it or nothing.
@@ -236,10 +296,26 @@ class Journal:
         db.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?)", batch.lost)
         _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
         _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
-        for run, sources in batch.deleted:
-            for table in ("records", "totals", "losses"):
-                _each(db, f"DELETE FROM {table} WHERE source = ?", sources)
-            db.execute("DELETE FROM episodes WHERE run = ?", (run,))
+        for deletion in batch.deleted:
+            self._delete(deletion)
+
+    def _delete(self, deletion: Deletion) -> None:
+        db = self._db
+        for table in ("records", "totals", "losses"):
+            _each(db, f"DELETE FROM {table} WHERE source = ?", [*deletion.received])
+        db.execute("DELETE FROM episodes WHERE run = ?", (deletion.run,))
+        db.executemany(
+            "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
+            [
+                (source, deletion.at, wire.encode_plain([*ranges]))
+                for source, ranges in deletion.received.items()
+            ],
+        )
+        db.execute(
+            "DELETE FROM forgotten WHERE at < max(?, ifnull((SELECT at FROM forgotten"
+            " ORDER BY at DESC LIMIT 1 OFFSET ?), 0))",
+            (deletion.at - FORGOTTEN_SECONDS, MAX_FORGOTTEN),
+        )
 
     def probe(self) -> None:
         """Find out whether it can be written.
@@ -263,7 +339,43 @@ class Journal:
             "SELECT run, at, data, source FROM episodes"
             " WHERE outcome IS NOT NULL ORDER BY id"
         ):
-            yield run, at, _decoded(data), source, 0
+            record = _decoded(data)
+            if record is not None:
+                yield run, at, record, source, record.seq
+
+    def forgotten(self, source: bytes) -> Ranges:
+        """Which records of a source had come when its run was deleted."""
+        found = Ranges()
+        row = self._db.execute(
+            "SELECT ranges FROM forgotten WHERE source = ?", (source,)
+        ).fetchone()
+        if row is not None:
+            try:
+                found.update(wire.decode_plain(row[0]))
+            except (wire.WireError, TypeError, ValueError):  # damaged, once
+                pass
+        return found
+
+    def bound_traces(self, most: int) -> tuple[int, int]:
+        """Count the traces that wait, and give up the oldest beyond ``most`` (0: none).
+
+        Takes 40 ms a million of them.
+
+        Returns:
+            How many wait now, and how many were given up.
+        """
+        db = self._db
+        (waiting,) = db.execute(
+            f"SELECT count(*) FROM episodes WHERE trace = {TRACE_PENDING}"
+        ).fetchone()
+        if not most or waiting <= most:
+            return waiting, 0
+        given_up = db.execute(
+            f"UPDATE episodes SET trace = {TRACE_NONE} WHERE id IN (SELECT id FROM"
+            f" episodes WHERE trace = {TRACE_PENDING} ORDER BY id LIMIT ?)",
+            (waiting - most,),
+        ).rowcount
+        return waiting - given_up, given_up
 
     def lost_episodes(self) -> list[tuple[bytes, int]]:
         """Episodes that were closed for a lost source: (source, number)."""
@@ -419,6 +531,38 @@ def _decoded(data: bytes) -> wire.AnyRecord | None:
         return wire.decode_record(data)
     except wire.WireError:  # of a newer version, from before a downgrade
         return None
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    with ExitStack() as opened:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        opened.callback(db.close)
+        _make_ready(db, path)
+        opened.pop_all()
+        return db
+
+
+def _make_ready(db: sqlite3.Connection, path: Path) -> None:
+    """Let it be written as we need it, and be of our version."""
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA wal_autocheckpoint=4000")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise JournalError(
+            f"the journal {path} is of version {version}, this exporter knows "
+            f"{VERSION}: use a newer episight, or set journal.path to a new file"
+        )
+    if version < VERSION:
+        _migrate(db, version)
+    with suppress(sqlite3.OperationalError):  # a full disk, for instance
+        # So that what lies behind the end of the -wal is of this process.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _migrate(db: sqlite3.Connection, version: int = 0) -> None:
+    steps = " ".join(_STEPS[version:])
+    db.executescript(f"BEGIN; {steps} PRAGMA user_version={VERSION}; COMMIT;")
 
 
 def _lock(path: Path) -> sqlite3.Connection:

@@ -126,10 +126,12 @@ class SelfMetrics(Collector):
         courier = self._parts.courier
         if courier is None:
             return
-        pending = self._parts.reader.count_to_send()
-        yield _one("spans_pending", "Episodes whose trace waits.", pending)
+        writer = self._parts.writer
+        waiting = writer.traces_waiting
+        yield _one("spans_pending", "Episodes whose trace waits.", waiting)
         yield _count("spans_exported", "Spans delivered.", courier.spans_exported)
-        yield _by("spans_failed", "Spans lost.", "reason", courier.spans_failed)
+        failed = {**courier.spans_failed, "backlog": writer.traces_given_up}
+        yield _by("spans_failed", "Spans lost.", "reason", failed)
 
 
 def registry(parts: Parts) -> CollectorRegistry:

@@ -76,12 +76,14 @@ class VerdictSettings:
 
 @dataclass(frozen=True)
 class Traces:
-    """Where traces go (default: the ``OTEL_*`` variables), and after how many seconds
-    a lost source's open episodes are closed.
+    """Where traces go (default: the ``OTEL_*`` variables), after how many seconds a
+    lost source's open episodes are closed, and how many episodes may wait to be
+    delivered (0: any number).
     """
 
     endpoint: str = ""
     lost_after: float = 60.0
+    max_pending: int = 1_000_000
 
 
 @dataclass(frozen=True)

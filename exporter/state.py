@@ -10,7 +10,7 @@ state.
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -77,6 +77,21 @@ class Ranges:
         else:
             found.insert(at, [number, number])
         return True
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The ranges, first and last of each, in order."""
+        return ((first, last) for first, last in self._found)
+
+    def update(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Add whole ranges."""
+        found: list[list[int]] = []
+        for first, last in sorted([*self, *ranges]):
+            if found and first <= found[-1][1] + 1:
+                found[-1][1] = max(found[-1][1], last)
+            else:
+                found.append([first, last])
+        self._found = found
+        self.count = sum(last - first + 1 for first, last in found)
 
 
 def _last(found: list[int]) -> int:
@@ -571,6 +586,22 @@ class State:
                     source.folded = True
                     source.totals = ()
                     source.schema = _NOTHING
+
+    def heard_before(self, source_id: bytes, received: Ranges) -> None:
+        """Records of a source that came before its run was deleted, and are gone."""
+        known = self.sources.get(source_id)
+        if known is not None and received.count:
+            source = known[1]
+            source.received.update(received)
+            source.announced = max(source.announced, *(last for _, last in received))
+
+    def clear(self) -> None:
+        """Forget everything, to be folded anew."""
+        self.runs.clear()
+        self.sources.clear()
+        self._placed.clear()
+        self._owners.clear()
+        self.exemplar_clock = 0.0
 
     def forget(self, run_id: str) -> None:
         """Forget a run and its sources."""

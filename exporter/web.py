@@ -103,7 +103,7 @@ def _add_health(app: flask.Flask, served: Served) -> None:
         if not served.writer.is_alive() or not served.ingest.is_alive():
             return "a part has ended: see the log\n", 503
         if not served.writer.healthy:
-            return "the journal cannot be written\n", 503
+            return f"{served.writer.trouble}\n", 503
         return "ready\n", 200
 
 

@@ -18,8 +18,9 @@ import msgspec
 
 from experiment_hooks import wire
 from exporter.ingest import Arrival, Inbox, Newest, Peer
-from exporter.journal import Batch, Entry, Journal, Totals
-from exporter.state import Run, Source, State, Tally
+from exporter.journal import Batch, Deletion, Entry, Journal, Totals
+from exporter.salvage import means_damage
+from exporter.state import Ranges, Run, Source, State, Tally
 from exporter.verdict import (
     Link,
     Rules,
@@ -68,6 +69,7 @@ class Writer(threading.Thread):
         rules: of the verdict.
         lost_after: seconds after a source's loss when its episodes are closed.
         retention: seconds after its end when a run is deleted; 0 keeps all.
+        max_traces: how many traces may wait in the journal; 0 is no bound.
         forget_links: tells ingest whose links are not asked for any more.
         clock: Unix seconds.
     """
@@ -85,11 +87,14 @@ class Writer(threading.Thread):
         rules: Rules,
         lost_after: float,
         retention: float = 0.0,
+        max_traces: int = 0,
         forget_links: Callable[[list[bytes]], None] = lambda sources: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="writer", daemon=True)
-        self.healthy = True
+        self.trouble = ""
+        self.traces_waiting = 0
+        self.traces_given_up = 0
         self.commit_times = Tally(COMMIT_BUCKETS)
         self.duplicates = 0
         self.dropped: Counter[str] = Counter()
@@ -103,6 +108,7 @@ class Writer(threading.Thread):
         self._rules = rules
         self._lost_after = lost_after
         self._retention = retention
+        self._max_traces = max_traces
         self._forget_links = forget_links
         self._clock = clock
         self._born = clock()
@@ -112,11 +118,20 @@ class Writer(threading.Thread):
         self._replayed: dict[bytes, float] = {}
         self._deletions: deque[str] = deque()
         self._flushes: deque[threading.Event] = deque()
+        # In this round: what came of sources before their runs were deleted.
+        self._forgotten: dict[bytes, Ranges] = {}
+        self._damaged = False
         self._next_tidy = 0.0  # monotonic, as the next
         self._next_retention = 0.0
+        self._next_bound = 0.0
         self._closing = False
 
     # --- called by other threads ------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the journal can be written; else :attr:`trouble` says why not."""
+        return not self.trouble
 
     def traces_sent(self, ids: list[int]) -> None:
         """The traces of these episodes have been delivered."""
@@ -143,7 +158,24 @@ class Writer(threading.Thread):
     # --- start ------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Fold the whole journal, before the thread starts."""
+        """Fold the whole journal, before the thread starts.
+
+        What is damaged shows when it is read: then it is mended, and folded anew.
+
+        Raises:
+            JournalError: it is damaged, and could not be mended.
+        """
+        try:
+            self._restore()
+        except sqlite3.Error as error:
+            if not means_damage(error):
+                raise
+            self._journal.mend(str(error))
+            self._state.clear()
+            self._restore()
+        self._bound_traces()
+
+    def _restore(self) -> None:
         self._replay()
         state = self._state
         for source, number in self._journal.lost_episodes():
@@ -157,6 +189,8 @@ class Writer(threading.Thread):
         for source, at in self._journal.losses():
             if source in state.sources:
                 state.source_lost(source, at)
+        for source in state.sources:
+            state.heard_before(source, self._journal.forgotten(source))
         state.fold_ended(self._clock())
 
     def _replay(self) -> None:
@@ -176,11 +210,10 @@ class Writer(threading.Thread):
     def _restore_totals(self, totals: Totals) -> None:
         try:
             sample = wire.decode_from_source(totals.data)
-        except wire.WireError:
+            if isinstance(sample, wire.Sample):
+                self._state.apply_sample(totals.source, sample, totals.at)
+        except wire.WireError:  # of a newer version, or damaged
             return
-        known = self._state.sources.get(totals.source)
-        if known is not None and isinstance(sample, wire.Sample):
-            self._state.apply_sample(totals.source, sample, totals.at)
 
     # --- the thread -------------------------------------------------------------------
 
@@ -209,28 +242,35 @@ class Writer(threading.Thread):
 
     def _round(self, arrivals: list[Arrival], ticking: bool) -> None:
         batch = Batch()
-        settled = self._sort(arrivals, batch)
+        try:
+            settled = self._sort(arrivals, batch)
+        except sqlite3.Error as error:  # it cannot even be read
+            self.dropped["journal"] += len(arrivals)
+            self._refused(Batch(), error)
+            return
         if ticking:
             self._tick(batch)
         if batch or not self.healthy:
             self._commit(batch, settled)
         elif settled:
             self._acknowledge(settled)
+        if ticking and self.healthy:
+            self._bound_traces()
         if batch or ticking:
             self._on_change()
 
     def _sort(self, arrivals: list[Arrival], batch: Batch) -> list[tuple[Peer, int]]:
         """Put what is new into the batch; once that is committed, all is settled."""
         settled = []
+        self._forgotten.clear()
         seen: set[tuple[bytes, int]] = set()
         for arrival in arrivals:
             record = arrival.record
             if arrival.peer.hello.replay:
                 self._replayed[record.source] = arrival.received
             settled.append((arrival.peer, arrival.seq))
-            known = self._state.sources.get(record.source)
             key = (record.source, record.seq)
-            if key in seen or (known is not None and record.seq in known[1].received):
+            if key in seen or record.seq in self._received(record.source):
                 self.duplicates += 1
                 continue
             seen.add(key)
@@ -241,9 +281,21 @@ class Writer(threading.Thread):
                 batch.closed.append(record.source)
         return settled
 
+    def _received(self, source: bytes) -> Ranges:
+        """What came of a source before; also of one whose run was deleted since."""
+        known = self._state.sources.get(source)
+        if known is not None:
+            return known[1].received
+        found = self._forgotten.get(source)
+        if found is None:
+            found = self._forgotten[source] = self._journal.forgotten(source)
+        return found
+
     def _commit(self, batch: Batch, settled: list[tuple[Peer, int]]) -> None:
         started = time.perf_counter()
         try:
+            if self._damaged:  # nothing is written to it any more
+                raise sqlite3.DatabaseError("it is damaged")
             if not self.healthy:
                 self._journal.probe()
             self._journal.commit(batch)
@@ -255,7 +307,7 @@ class Writer(threading.Thread):
             return
         if not self.healthy:
             logger.warning("the journal can be written again")
-        self.healthy = True
+        self.trouble = ""
         self.commit_times.add(time.perf_counter() - started)
         if settled:
             self._acknowledge(settled)
@@ -287,20 +339,30 @@ class Writer(threading.Thread):
 
     def _refused(self, batch: Batch, error: sqlite3.Error) -> None:
         """The disk does not take it: what no source sends again is kept for later."""
-        if self.healthy:
-            logger.error(
-                "the journal cannot be written, nothing is acknowledged: %s", error
-            )
-        self.healthy = False
+        if self.healthy or (means_damage(error) and not self._damaged):
+            self.trouble = self._words(error)
+            logger.error(self.trouble)
         self.dropped["journal"] += len(batch.entries)
         self._sent.extendleft(reversed(batch.sent))
-        self._deletions.extendleft(run for run, _ in reversed(batch.deleted))
+        self._deletions.extendleft(one.run for one in reversed(batch.deleted))
         time.sleep(0.2)  # no busy loop
+
+    def _words(self, error: sqlite3.Error) -> str:
+        if not means_damage(error):
+            return f"the journal cannot be written, nothing is acknowledged: {error}"
+        self._damaged = True
+        self._journal.condemn(str(error))
+        return (
+            f"the journal is damaged ({error}), nothing is acknowledged: restart the "
+            "exporter, which sets the file aside and keeps what can be read of it"
+        )
 
     def _apply(self, batch: Batch) -> None:
         state = self._state
         for entry in batch.entries:
             self._fold(entry.record, entry.run, entry.at)
+        for source, received in self._forgotten.items():
+            state.heard_before(source, received)
         for totals in batch.totals:
             newest = self._pending.pop(totals.source, None)
             if newest is not None:
@@ -313,8 +375,8 @@ class Writer(threading.Thread):
         for entry in batch.lost_episodes:
             assert isinstance(entry.record, wire.EpisodeEnded)
             state.episode_lost(entry.record.source, entry.record.number)
-        for run, _ in batch.deleted:
-            state.forget(run)
+        for deletion in batch.deleted:
+            state.forget(deletion.run)
 
     def _fold(self, record: wire.AnyRecord, run: str, at: float) -> None:
         # It is on disk, and comes again at each start: it may not end the thread.
@@ -343,7 +405,8 @@ class Writer(threading.Thread):
                 self._deletions.append(run_id)
             # It may have been resumed since somebody asked.
             elif known is not None and deletable(known, now, self._rules):
-                batch.deleted.append((run_id, list(known.sources)))
+                received = {one.id: one.received for one in known.sources.values()}
+                batch.deleted.append(Deletion(run_id, now, received))
         with self._state.lock:
             self._state.fold_ended(now)
         self._tidy(now)
@@ -441,6 +504,25 @@ class Writer(threading.Thread):
             if now - ended > self._retention and deletable(run, now, self._rules):
                 logger.info("run %r ended long ago, and is forgotten", run.id)
                 self._deletions.append(run.id)
+
+    def _bound_traces(self) -> None:
+        """Count the traces that wait, and give up the oldest of too many."""
+        started = time.monotonic()
+        if started < self._next_bound:
+            return
+        try:
+            found = self._journal.bound_traces(self._max_traces)
+        except sqlite3.Error:  # the next commit will tell
+            return
+        # Counting them all costs; it may cost a hundredth of this thread's time.
+        self._next_bound = started + 100 * (time.monotonic() - started)
+        self.traces_waiting, given_up = found
+        if given_up and not self.traces_given_up:  # once; the counter tells the rest
+            logger.warning(
+                "traces: more than %d episodes wait, the oldest are given up",
+                self._max_traces,
+            )
+        self.traces_given_up += given_up
 
     def _tidy(self, now: float) -> None:
         """Forget the connections of sources that nobody will ask for."""

@@ -9,7 +9,18 @@ from typing import Callable, Iterator
 import pytest
 
 from experiment_hooks import wire
-from exporter.journal import Batch, Entry, Journal, JournalError, Reader, Row, Totals
+from exporter import journal as journal_module
+from exporter.journal import (
+    Batch,
+    Deletion,
+    Entry,
+    Journal,
+    JournalError,
+    Reader,
+    Row,
+    Totals,
+)
+from exporter.state import Ranges
 from tests.making import NOON, Teller, sample
 
 
@@ -63,6 +74,17 @@ def replayed(journal: Journal) -> list[tuple[str, str, int]]:
         for run, _, record, _, seq in journal.replay()
         if record is not None
     ]
+
+
+def ranges(*found: tuple[int, int]) -> Ranges:
+    made = Ranges()
+    made.update(found)
+    return made
+
+
+def deletion(number: int, at: float = NOON, run: str = "gone") -> Batch:
+    """One that deletes the run of one source, of which three records came."""
+    return Batch(deleted=[Deletion(run, at, {Teller(number).id: ranges((1, 3))})])
 
 
 def numbers(rows: list[Row]) -> list[int]:
@@ -214,6 +236,21 @@ def test_the_outbox_holds_each_ended_episode_until_it_is_sent(
     assert reader.count_to_send() == 2
 
 
+def test_of_too_many_traces_the_oldest_are_given_up(
+    journal: Journal, reader: Reader
+) -> None:
+    teller = Teller()
+    journal.commit(batch(*(teller.ended(n) for n in range(10))))
+    rows = reader.to_send(10)
+    journal.commit(Batch(sent=[rows[0].id]))
+    assert journal.bound_traces(0) == (9, 0)
+    assert journal.bound_traces(9) == (9, 0)
+    assert journal.bound_traces(4) == (4, 5)
+    assert numbers(reader.to_send(10)) == [6, 7, 8, 9]
+    assert journal.bound_traces(4) == (4, 0)
+    assert numbers(reader.episodes("run")) == list(range(10))
+
+
 def test_without_a_trace_store_there_is_no_outbox(path: Path) -> None:
     with Journal(path, traces=False) as journal:
         journal.commit(batch(Teller().ended()))
@@ -267,12 +304,56 @@ def test_a_deleted_run_leaves_nothing_and_its_neighbour_everything(
         journal.commit(batch(teller.opened(), teller.ended(), run=run))
         totals = [Totals(run, teller.id, NOON, b"")]
         journal.commit(Batch(totals=totals, lost=[(teller.id, NOON)]))
-    journal.commit(Batch(deleted=[("gone", [Teller(1).id])]))
+    journal.commit(deletion(1))
     for table, count in (("records", 2), ("episodes", 1), ("totals", 1), ("losses", 1)):
         (left,) = journal._db.execute(f"SELECT count(*) FROM {table}").fetchone()
         assert left == count, table
     assert reader.episodes("gone") == []
     assert {run for run, _, _ in replayed(journal)} == {"stays"}
+
+
+def test_which_records_of_a_deleted_run_had_come_stays_known(path: Path) -> None:
+    came = ranges((1, 7), (9, 9), (12, 2**62))
+    with Journal(path, traces=False) as journal:
+        journal.commit(Batch(deleted=[Deletion("gone", NOON, {b"a" * 16: came})]))
+    with Journal(path, traces=False) as journal:
+        assert list(journal.forgotten(b"a" * 16)) == list(came)
+        assert journal.forgotten(b"b" * 16).count == 0
+
+
+def test_of_a_run_that_is_deleted_again_all_that_ever_came_is_known(
+    journal: Journal,
+) -> None:
+    journal.commit(deletion(1))
+    more = {Teller(1).id: ranges((1, 5))}
+    journal.commit(Batch(deleted=[Deletion("gone", NOON, more)]))
+    assert list(journal.forgotten(Teller(1).id)) == [(1, 5)]
+
+
+def test_after_a_year_it_is_forgotten_what_came_of_deleted_runs(
+    journal: Journal,
+) -> None:
+    journal.commit(deletion(1, NOON))
+    journal.commit(deletion(2, NOON + 1000))
+    journal.commit(deletion(3, NOON + journal_module.FORGOTTEN_SECONDS + 1))
+    assert [journal.forgotten(Teller(n).id).count for n in (1, 2, 3)] == [0, 3, 3]
+
+
+def test_what_came_of_deleted_runs_is_known_of_so_many_sources(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "MAX_FORGOTTEN", 3)
+    for number in range(1, 8):
+        journal.commit(deletion(number, NOON + number))
+    known = [n for n in range(1, 8) if journal.forgotten(Teller(n).id).count]
+    assert known == [4, 5, 6, 7]
+
+
+def test_what_came_of_deleted_runs_may_be_unreadable(journal: Journal) -> None:
+    journal.commit(deletion(1))
+    for said in (b"\xc1", wire.encode_plain(7), wire.encode_plain([["a"]])):
+        journal._db.execute("UPDATE forgotten SET ranges = ?", (said,))
+        assert journal.forgotten(Teller(1).id).count == 0
 
 
 # --- opening ----------------------------------------------------------------------
@@ -304,11 +385,6 @@ def test_a_journal_of_a_newer_version_is_refused_with_a_sentence(path: Path) -> 
         Journal(path, traces=False)
 
 
-def not_a_database(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("This is a letter, and no database at all. " * 50)
-
-
 def a_directory(path: Path) -> None:
     path.mkdir(parents=True)
 
@@ -317,13 +393,81 @@ def below_a_file(path: Path) -> None:
     path.parent.write_text("")
 
 
-@pytest.mark.parametrize("spoil", [not_a_database, a_directory, below_a_file])
+@pytest.mark.parametrize("spoil", [a_directory, below_a_file])
 def test_a_file_that_cannot_be_used_is_refused_with_what_to_change(
     path: Path, spoil: Callable[[Path], None]
 ) -> None:
     spoil(path)
     with pytest.raises(JournalError, match=r"cannot be used.*set journal\.path"):
         Journal(path, traces=False)
+
+
+# The tables of the first version, as its files have them.
+VERSION_1 = """
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    source BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    at REAL NOT NULL,
+    data BLOB,
+    UNIQUE (source, seq)
+) STRICT;
+CREATE TABLE episodes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    source BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    mode TEXT NOT NULL,
+    outcome TEXT,
+    at REAL NOT NULL,
+    trace INTEGER NOT NULL,
+    late INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (source, number)
+) STRICT;
+CREATE INDEX episodes_of_run ON episodes (run, id);
+CREATE INDEX episodes_to_send ON episodes (id) WHERE trace = 1;
+CREATE TABLE totals (
+    source BLOB PRIMARY KEY,
+    run TEXT NOT NULL,
+    at REAL NOT NULL,
+    data BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE losses (
+    source BLOB PRIMARY KEY,
+    at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version=1;
+"""
+
+
+def test_a_journal_of_the_first_version_is_brought_to_this_one(path: Path) -> None:
+    teller = Teller()
+    records = [teller.opened(), teller.ended()]
+    path.parent.mkdir()
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(f"PRAGMA journal_mode=WAL; {VERSION_1}")
+    for one, data in zip(records, (wire.encode(records[0]), None), strict=True):
+        row = ("run", one.source, one.seq, NOON, data)
+        old.execute(
+            "INSERT INTO records (run, source, seq, at, data) VALUES (?, ?, ?, ?, ?)",
+            row,
+        )
+    row = ("run", teller.id, 0, "eval", "correct", NOON, 1, 0, wire.encode(records[1]))
+    old.execute(
+        "INSERT INTO episodes (run, source, number, mode, outcome, at, trace, late,"
+        " data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+    old.close()
+    for _ in range(2):
+        with Journal(path, traces=True) as journal:
+            assert [r for _, _, r, _, _ in journal.replay() if r] == records
+            assert journal.bound_traces(0) == (1, 0)
+            assert journal._db.execute("PRAGMA user_version").fetchone() == (2,)
+            journal.commit(deletion(7, run="other"))
+            assert journal.forgotten(Teller(7).id).count == 3
 
 
 def test_its_size_is_what_lies_on_the_disk(journal: Journal, path: Path) -> None:

@@ -312,15 +312,14 @@ class Part:
     size: int = 4096
     browsers: int = 2
     spans_exported: int = 5
+    traces_waiting: int = 3
+    traces_given_up: int = 0
 
     def __post_init__(self) -> None:
         self.dropped = dict.fromkeys((*selfmetrics.SAMPLES, *selfmetrics.RECORDS), 0)
         self.commit_times = Tally((0.1, 1.0))
         self.commit_times.add(0.05)
         self.spans_failed = {"refused": 1}
-
-    def count_to_send(self) -> int:
-        return 3
 
 
 def own(bench: Bench, openmetrics: bool = False) -> str:

@@ -562,13 +562,13 @@ def test_it_is_ready_while_all_its_parts_are(
     try:
         assert bench.client.get("/-/healthy").status_code == 200
         assert bench.client.get("/-/ready").status_code == 200
-        bench.writer.healthy = False
+        bench.writer.trouble = "the journal cannot be written: disk full"
         answer = bench.client.get("/-/ready")
         assert (answer.status_code, answer.text) == (
             503,
-            "the journal cannot be written\n",
+            "the journal cannot be written: disk full\n",
         )
-        bench.writer.healthy = True
+        bench.writer.trouble = ""
         bench.ears.alive = False
         assert bench.client.get("/-/ready").status_code == 503
         bench.ears.alive, alive[0] = True, False

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any, Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from experiment_hooks import wire
 from exporter import ingest, writer
@@ -235,6 +239,60 @@ def test_it_finds_out_by_itself_that_the_disk_is_well_again(bench: Bench) -> Non
     bench.journal.error = None
     bench.tick(1)
     assert bench.writer.healthy
+
+
+def damage_of(path: Path) -> sqlite3.Error:
+    """What SQLite raises where a file is damaged."""
+    path.write_text("no database" * 1000)
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            db.execute("SELECT * FROM sqlite_master")
+        except sqlite3.Error as error:
+            return error
+    raise AssertionError("it can be read")
+
+
+def test_a_journal_that_shows_damage_is_let_alone_until_the_restart(
+    benches: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = benches()
+    teller = a_source(bench)
+    known = list(bench.acknowledged)
+    more = teller.log("x")
+    bench.journal.error = damage_of(tmp_path / "other")
+    for _ in range(4):
+        bench.arrive(teller, more)
+        bench.round()
+    bench.journal.error = None  # it would go well again, but what is in it?
+    bench.arrive(teller, more)
+    bench.tick(1)
+    assert (bench.writer.healthy, bench.acknowledged) == (False, known)
+    assert bench.writer.dropped["journal"] == 5
+    (said,) = [text for text in caplog.messages if "restart the exporter" in text]
+    assert bench.writer.trouble == said
+
+    bench = benches()
+    assert any("was set aside as" in text for text in caplog.messages)
+    bench.arrive(teller, more)
+    bench.round()
+    assert bench.writer.healthy
+    assert bench.acknowledged == [(teller.id, 4)]
+    assert bench.state.runs["run"].log_count == 1
+
+
+def test_one_that_cannot_even_be_read_for_what_came_is_no_bug(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: bytes) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(bench.journal, "forgotten", broken)
+    teller = Teller()
+    bench.arrive(teller, teller.opened(), teller.log("x"))
+    bench.round()
+    assert not bench.writer.healthy
+    assert bench.writer.dropped["journal"] == 2
+    assert bench.acknowledged == []
 
 
 def test_what_no_source_sends_again_outlives_a_refusing_disk(bench: Bench) -> None:
@@ -569,15 +627,110 @@ def test_a_crash_between_commit_and_acknowledgement_applies_nothing_twice(
     assert bench.state.runs["run"].modes["eval"].outcomes == {"correct": 1}
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\xc1", wire.encode(wire.Sample(number=1, sent=NOON, totals=b"seven b"))],
+)
 def test_totals_that_cannot_be_read_do_not_stop_a_start(
-    benches: Callable[..., Bench],
+    data: bytes, benches: Callable[..., Bench]
 ) -> None:
     bench = benches()
     teller = a_source(bench)
     bench.sampled(teller, 1, 5.0)
     bench.tick()
-    bench.journal._db.execute("UPDATE totals SET data = x'c1'")
+    bench.journal._db.execute("UPDATE totals SET data = ?", (data,))
     assert benches().hits() is None
+
+
+def a_long_story(bench: Bench) -> None:
+    """Sources that work, are lost, come back and close, over many pages."""
+    tellers = [a_source(bench, number) for number in (1, 2, 3)]
+    for number in range(100):
+        for teller in tellers:
+            bench.arrive(teller, teller.started(number), teller.log("x" * 50))
+            bench.arrive(teller, teller.ended(number, target="x" * 100))
+        bench.round()
+    for number, teller in enumerate(tellers):
+        bench.arrive(teller, teller.started(100))
+        bench.sampled(teller, 1, float(number))
+    bench.tick(1)
+    bench.gone(tellers[1])
+    bench.gone(tellers[2])
+    bench.tick(30)
+    bench.tick(60)
+    bench.arrive(tellers[2], tellers[2].ended(100))
+    bench.arrive(tellers[0], tellers[0].run_closed(), tellers[0].closed([7.0]))
+    bench.tick(1)
+
+
+def test_damage_that_shows_at_the_start_is_mended_and_nothing_counts_twice(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = benches()
+    a_long_story(bench)
+    bench.close()
+    path = tmp_path / "journal.sqlite"
+    # The last page of episodes: all before it is folded when it is read.
+    with closing(sqlite3.connect(path)) as db:
+        (newest,) = db.execute("SELECT data FROM episodes WHERE id = 280").fetchone()
+    data = path.read_bytes()
+    page = data.index(newest) // 4096 * 4096
+    path.write_bytes(data[:page] + bytes(4096) + data[page + 4096 :])
+    bench = benches()
+    mode = bench.state.runs["run"].modes["eval"]
+    assert 280 < mode.ended < 300
+    assert mode.started == 303
+    missing = [source.missing for _, source in bench.state.sources.values()]
+    assert sum(missing) == 301 - mode.ended
+    before = told(bench.state)
+    assert told(benches().state) == before
+
+
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(chance=st.randoms(use_true_random=False), share=st.sampled_from([1, 10, 50, 90]))
+def test_whatever_rows_are_lost_a_start_gets_along_without_them(
+    chance: Random, share: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.sqlite"
+    bench = Bench(path)
+    teller = Teller(1)
+    schema = teller.schema([counter("hits")], [(0, ())])
+    child = Teller(2)
+    bench.arrive(teller, teller.opened(), teller.run_opened(), schema)
+    bench.arrive(child, child.opened("child", teller.id))
+    for number in range(5):
+        for one in (teller, child):
+            bench.arrive(one, one.started(number), one.ended(number), one.log("x"))
+    for one in (teller, child):
+        bench.arrive(one, one.started(5))
+        bench.sampled(one, 1, 5.0)
+    bench.tick()
+    bench.gone(child)
+    bench.tick(30)
+    bench.tick(60)
+    bench.arrive(teller, teller.run_closed(), teller.closed([6.0]))
+    bench.tick(1)
+    for table in ("records", "episodes", "totals", "losses"):
+        key = "id" if table in ("records", "episodes") else "source"
+        rows = bench.journal._db.execute(f"SELECT {key} FROM {table}").fetchall()
+        gone = [row for row in rows if chance.randrange(100) < share]
+        bench.journal._db.executemany(f"DELETE FROM {table} WHERE {key} = ?", gone)
+    bench.close()
+    again = Bench(path)
+    try:
+        assert again.writer.dropped["internal"] == 0
+        again.now = NOON + 1000
+        again.tick()
+        again.arrive(child, child.log("and it goes on"))
+        again.round()
+        assert again.writer.healthy
+        assert again.acknowledged == [(child.id, child.seq)]
+    finally:
+        again.close()
 
 
 # --- deleting, and forgetting -----------------------------------------------------
@@ -600,6 +753,64 @@ def test_a_deleted_run_is_gone_also_after_a_restart(
     bench.tick()
     assert bench.state.runs == {}
     assert benches().state.runs == {}
+
+
+def test_what_comes_again_of_a_deleted_run_does_not_raise_it(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = Teller()
+    story = [teller.opened(), teller.run_opened(), teller.started(), teller.ended()]
+    story += [teller.run_closed(), teller.closed()]
+    bench.arrive(teller, *story)
+    bench.tick()
+    bench.writer.delete("run")
+    bench.tick()
+    for _ in range(2):  # a file of the spool is delivered late, and again
+        bench.arrive(teller, *story)
+        bench.round()
+        assert bench.writer.duplicates == 6
+        assert bench.acknowledged[-6:] == [(teller.id, seq) for seq in range(1, 7)]
+        assert bench.state.runs == {}
+        bench = benches()
+    assert bench.journal._db.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+def test_what_never_came_of_a_deleted_run_makes_it_anew(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = Teller()
+    opened, late, started = teller.opened(), teller.ended(7), teller.started(8)
+    closed = teller.closed()
+    bench.arrive(teller, opened, closed)
+    bench.tick()
+    bench.tick(RULES.grace_seconds)
+    bench.writer.delete("run")
+    bench.tick()
+    assert bench.state.runs == {}
+    bench.arrive(teller, opened, late, closed)
+    bench.round()
+    assert bench.writer.duplicates == 2
+    run, source = bench.state.sources[teller.id]
+    assert run.modes["eval"].outcomes == {"correct": 1}
+    assert source.missing == 1  # the start that is still to come
+    before = told(bench.state)
+    bench = benches()
+    assert told(bench.state) == before
+    bench.arrive(teller, opened, late, started, closed)
+    bench.round()
+    assert bench.writer.duplicates == 3
+    assert bench.state.sources[teller.id][1].missing == 0
+    # And when that is deleted, too, all of it is known.
+    bench.gone(teller)
+    bench.tick(30)
+    bench.writer.delete("run")
+    bench.tick(1)
+    bench = benches()
+    bench.arrive(teller, opened, late, started, closed)
+    bench.round()
+    assert (bench.writer.duplicates, bench.state.runs) == (4, {})
 
 
 def test_a_run_that_was_resumed_meanwhile_is_not_deleted(bench: Bench) -> None:
@@ -655,6 +866,60 @@ def test_links_that_nobody_asks_for_are_given_back(bench: Bench) -> None:
     bench.tick(1)
     assert set(bench.forgotten) == {over.id, stranger.id}
     assert lives.id not in bench.forgotten
+
+
+# --- the traces that wait ---------------------------------------------------------
+
+
+def test_of_too_many_traces_the_oldest_are_given_up_and_counted(
+    benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = benches(max_traces=5)
+    teller = a_source(bench)
+    bench.arrive(teller, *(teller.ended(n) for n in range(5)))
+    bench.writer._next_bound = 0.0
+    bench.tick()
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (5, 0)
+    for first in (5, 8):
+        bench.arrive(teller, *(teller.ended(n) for n in range(first, first + 3)))
+        bench.writer._next_bound = 0.0
+        bench.tick(1)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (5, 6)
+    assert [row.episode.number for row in bench.reader.to_send(99)] == [6, 7, 8, 9, 10]
+    assert sum("more than 5 episodes wait" in text for text in caplog.messages) == 1
+    assert len(bench.reader.episodes("run")) == 11  # as episodes they are all there
+    # A restart with a lower bound holds it from the beginning.
+    bench = benches(max_traces=2)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (2, 3)
+
+
+def test_delivered_traces_leave_room_for_others(bench: Bench) -> None:
+    teller = a_source(bench)
+    bench.arrive(teller, *(teller.ended(n) for n in range(5)))
+    bench.tick()
+    bench.writer.traces_sent([row.id for row in bench.reader.to_send(3)])
+    bench.writer._next_bound = 0.0
+    bench.tick(1)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (2, 0)
+
+
+def test_counting_traces_may_cost_a_hundredth_of_the_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, counts = [1000.0], [0]
+
+    def slow(most: int) -> tuple[int, int]:
+        counts[0] += 1
+        now[0] += 0.5
+        return 12_000_000, 0
+
+    monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bench.journal, "bound_traces", slow)
+    bench.writer._next_bound = 0.0
+    for _ in range(200):
+        now[0] += 1
+        bench.writer._bound_traces()
+    assert counts == [4]
 
 
 # --- the thread -------------------------------------------------------------------
