@@ -101,9 +101,10 @@ def _cut_off(path: Path) -> bool:
         while commits < 2:
             wal.seek(at)
             frame = wal.read(24)
-            if len(frame) < 24 or frame[8:16] != head[16:24]:  # of an earlier round
+            if len(frame) < 24:
                 return False
-            commits += frame[4:8] != bytes(4)
+            if frame[8:16] == head[16:24]:  # else of an earlier round, or damaged
+                commits += frame[4:8] != bytes(4)
             at += 24 + _PAGE
     return True
 

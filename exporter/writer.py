@@ -2,8 +2,8 @@
 
 This thread owns the journal and is the only one that changes the state. Nothing is
 told to anybody (acknowledged, counted in ``/metrics``, sent as a trace) before it is on
-disk. When the disk refuses, nothing is acknowledged: the sources keep what they have
-and send it again.
+disk. When the disk refuses, nothing is acknowledged, and it is tried again with what
+has come; the sources keep theirs, too.
 """
 
 import logging
@@ -121,6 +121,9 @@ class Writer(threading.Thread):
         # In this round: what came of sources before their runs were deleted.
         self._forgotten: dict[bytes, Ranges] = {}
         self._damaged = False
+        # What the disk refused, the next to be committed; and whether this is that.
+        self._held: list[Arrival] = []
+        self._hold = self._again = False
         self._next_tidy = 0.0  # monotonic, as the next
         self._next_retention = 0.0
         self._next_bound = 0.0
@@ -222,7 +225,7 @@ class Writer(threading.Thread):
         next_tick = time.monotonic() + TICK
         while True:
             wait = max(0.001, next_tick - time.monotonic())
-            arrivals = self._inbox.take(wait, MAX_BATCH)
+            arrivals = self._take(wait)
             # Read after the waiting: who asks wakes it, and is served in this round.
             closing, flushes = self._closing, len(self._flushes)
             ticking = closing or time.monotonic() >= next_tick
@@ -234,27 +237,33 @@ class Writer(threading.Thread):
                 logger.exception("the writer failed at %d records", len(arrivals))
                 self.dropped["internal"] += len(arrivals)
                 time.sleep(0.2)
-            if self._inbox.records.empty():
+            if self._inbox.records.empty() or not self.healthy:
                 for _ in range(flushes):
                     self._flushes.popleft().set()
                 if closing:
                     return
 
+    def _take(self, wait: float) -> list[Arrival]:
+        return self._held or self._inbox.take(wait, MAX_BATCH)
+
     def _round(self, arrivals: list[Arrival], ticking: bool) -> None:
         batch = Batch()
+        self._again, self._held = arrivals is self._held, []
         try:
             settled = self._sort(arrivals, batch)
+            if ticking:
+                self._tick(batch)
         except sqlite3.Error as error:  # it cannot even be read
-            self.dropped["journal"] += len(arrivals)
-            self._refused(Batch(), error)
-            return
-        if ticking:
-            self._tick(batch)
-        if batch or not self.healthy:
-            self._commit(batch, settled)
-        elif settled:
-            self._acknowledge(settled)
-        if ticking and self.healthy:
+            self.dropped["journal"] += len(arrivals) - len(batch.entries)
+            self._refused(batch, error)
+        else:
+            if batch or not self.healthy:
+                self._commit(batch, settled)
+            elif settled:
+                self._acknowledge(settled)
+        if self._hold:
+            self._hold, self._held = False, arrivals
+        elif ticking and self.healthy:
             self._bound_traces()
         if batch or ticking:
             self._on_change()
@@ -271,7 +280,7 @@ class Writer(threading.Thread):
             settled.append((arrival.peer, arrival.seq))
             key = (record.source, record.seq)
             if key in seen or record.seq in self._received(record.source):
-                self.duplicates += 1
+                self.duplicates += not self._again
                 continue
             seen.add(key)
             # By the exporter's clock, and never in its future.
@@ -338,13 +347,18 @@ class Writer(threading.Thread):
         self._acknowledge(settled)  # what had come before
 
     def _refused(self, batch: Batch, error: sqlite3.Error) -> None:
-        """The disk does not take it: what no source sends again is kept for later."""
+        """The disk does not take it: all of it is kept, and tried again.
+
+        Meanwhile nothing more is taken from the inbox, which bounds what waits. Of a
+        damaged journal no try will be better: the sources keep what is theirs.
+        """
         if self.healthy or (means_damage(error) and not self._damaged):
             self.trouble = self._words(error)
             logger.error(self.trouble)
         self.dropped["journal"] += len(batch.entries)
         self._sent.extendleft(reversed(batch.sent))
         self._deletions.extendleft(one.run for one in reversed(batch.deleted))
+        self._hold = not self._damaged
         time.sleep(0.2)  # no busy loop
 
     def _words(self, error: sqlite3.Error) -> str:
@@ -438,6 +452,8 @@ class Writer(threading.Thread):
         """Why a sample is dropped; empty if it is kept."""
         known = self._state.sources.get(source_id)
         if known is None:  # its first records are not committed yet
+            if newest.replay is not None and self._received(source_id).count:
+                return "closed_source"  # it has none: all came before, of a deleted run
             late = now - newest.came > FORGET_AFTER
             return "unknown_source" if late else ""
         source = known[1]

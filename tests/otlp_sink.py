@@ -148,6 +148,7 @@ class OtlpSink:
         protocol: ``http/protobuf`` or ``grpc``.
         certificate: files of a certificate and its key: then it speaks TLS.
         client_ca: file of the authority whose clients alone may come.
+        listen: the port, where it has to be a certain one.
         rule: what to answer to a request, or None to leave it to the others.
         requests: what has arrived so far, in order.
     """
@@ -155,6 +156,7 @@ class OtlpSink:
     protocol: str = HTTP
     certificate: tuple[str, str] | None = None
     client_ca: str | None = None
+    listen: int = 0
     rule: Callable[[ExportTraceServiceRequest], Answer | None] | None = None
     requests: list[Received] = field(default_factory=list)
 
@@ -243,7 +245,7 @@ class OtlpSink:
 
     def _listen_http(self) -> int:
         handler = type("Handler", (_HttpHandler,), {"sink": self})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = ThreadingHTTPServer(("127.0.0.1", self.listen), handler)
         server.daemon_threads = False
         if self.certificate:
             server.socket = self._tls().wrap_socket(server.socket, server_side=True)
@@ -273,7 +275,7 @@ class OtlpSink:
             SERVICE.full_name, {SERVICE.methods[0].name: method}
         )
         server.add_generic_rpc_handlers((handler,))
-        address = "127.0.0.1:0"
+        address = f"127.0.0.1:{self.listen}"
         if self.certificate:
             port = server.add_secure_port(address, self._credentials())
         else:

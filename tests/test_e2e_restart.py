@@ -75,8 +75,9 @@ with eh.open_run("finished", run_id="finished") as run:
 class Watcher(threading.Thread):
     """Scrapes all the time, and keeps what went down or away."""
 
-    def __init__(self, exporter: Exporter) -> None:
+    def __init__(self, exporter: Exporter, *prefixes: str) -> None:
         super().__init__(daemon=True)
+        self._prefixes = prefixes or ("experiment_",)
         self.known: Dict[Series, float] = {}
         self.wrong: List[str] = []
         self.scrapes = 0
@@ -96,7 +97,7 @@ class Watcher(threading.Thread):
         found: Dict[Series, float] = {}
         for one in parse_metrics(text):
             counts = re.search(r"_(total|bucket|count|sum)$", one.name)
-            if counts and one.name.startswith("experiment_"):
+            if counts and one.name.startswith(self._prefixes):
                 found[one.name, tuple(sorted(one.labels.items()))] = one.value
         for key, value in self.known.items():
             if found.get(key, -1.0) < value:

@@ -358,13 +358,14 @@ def test_a_wal_that_ends_in_mid_commit_is_as_a_crash_leaves_it(killed: Path) -> 
     assert asides(killed) == []
 
 
+@pytest.mark.parametrize("size", [10, 10_000])
 def test_a_wal_that_is_torn_before_its_end_is_set_aside(
-    killed: Path, caplog: pytest.LogCaptureFixture
+    killed: Path, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
     """SQLite stops reading there, and says nothing of what was behind."""
     data = bytearray(wal(killed).read_bytes())
     middle = len(data) // 2
-    data[middle : middle + 10] = bytes(10)
+    data[middle : middle + size] = bytes(size)
     wal(killed).write_bytes(data)
     assert 0 < told(killed) < 9
     (aside,) = asides(killed)

@@ -123,7 +123,7 @@ class Bench:
 
     def round(self, ticking: bool = False) -> None:
         """What the thread does once."""
-        self.writer._round(self.inbox.take(0.001, writer.MAX_BATCH), ticking)
+        self.writer._round(self.writer._take(0.001), ticking)
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -232,13 +232,33 @@ def test_a_disk_that_refuses_gets_nothing_acknowledged(
 
 
 def test_it_finds_out_by_itself_that_the_disk_is_well_again(bench: Bench) -> None:
+    """And what has come meanwhile need not be sent again."""
     teller = a_source(bench)
     bench.journal.error = sqlite3.OperationalError("disk I/O error")
     bench.arrive(teller, teller.log("x"))
     bench.round()
+    bench.arrive(teller, teller.log("y"))
+    bench.round()
     bench.journal.error = None
     bench.tick(1)
     assert bench.writer.healthy
+    bench.round()
+    assert bench.acknowledged[-2:] == [(teller.id, 4), (teller.id, 5)]
+    assert (bench.writer.duplicates, bench.state.runs["run"].log_count) == (0, 2)
+
+
+def test_a_disk_that_refuses_holds_up_neither_who_waits_nor_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teller = a_source(bench)
+    bench.journal.error = sqlite3.OperationalError("database or disk is full")
+    bench.writer.start()
+    bench.arrive(teller, *(teller.log(str(n)) for n in range(10)))
+    eventually(lambda: not bench.writer.healthy)
+    bench.arrive(teller, *(teller.log(str(n)) for n in range(10)))
+    assert bench.writer.flush(timeout=10)
+    bench.writer.close()
+    assert not bench.writer.is_alive()
 
 
 def damage_of(path: Path) -> sqlite3.Error:
@@ -774,6 +794,19 @@ def test_what_comes_again_of_a_deleted_run_does_not_raise_it(
         assert bench.state.runs == {}
         bench = benches()
     assert bench.journal._db.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+def test_who_delivers_totals_of_a_deleted_run_does_not_wait(bench: Bench) -> None:
+    teller = a_source(bench)
+    opened = Teller().opened()
+    bench.gone(teller)
+    bench.tick(30)
+    bench.writer.delete("run")
+    bench.tick()
+    bench.delivered(teller, opened, number=7)
+    bench.tick(1)
+    assert bench.state.runs == {}
+    assert bench.samples_acknowledged == [(teller.id, 7)]
 
 
 def test_what_never_came_of_a_deleted_run_makes_it_anew(

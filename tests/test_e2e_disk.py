@@ -1,0 +1,234 @@
+"""End to end: the disk under the journal is full, or has damaged what lay on it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable, Dict, Iterator, Tuple
+
+import pytest
+
+from tests.support import Exporter, Pythons, eventually, require
+from tests.test_e2e_restart import BUSY, Watcher, counted, grows
+from tests.test_e2e_sources import WAITING
+
+# Comes when the disk is full, and says what it did when it is told to go home.
+NEWCOMER = f"""
+import experiment_hooks as eh
+{WAITING}
+with eh.open_run("newcomer", run_id="newcomer") as run:
+    for index in range(20):
+        with run.episode(mode="eval", index=index) as ep:
+            ep.step()
+            ep.finish(outcome="correct")
+    print("WORKED", flush=True)
+    wait_for("home")
+"""
+PAGES = [
+    "/metrics",
+    "/-/healthy",
+    "/",
+    "/runs/busy",
+    "/api/v1/runs",
+    "/api/v1/runs/busy",
+    "/api/v1/runs/busy/episodes",
+    "/api/v1/runs/busy/episodes?format=csv",
+]
+
+
+class SmallDisk:
+    """A file system of its own of a few megabytes, that can be filled and freed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        with self._ballast.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    require(
+        mounted.returncode == 0,
+        f"a small tmpfs cannot be mounted (it needs root): {mounted.stderr.strip()}",
+    )
+    yield SmallDisk(path)
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def did(*outputs: str) -> Tuple[int, int]:
+    """Episodes and steps that the processes say they did."""
+    found = re.findall(r"DID (\d+) (\d+)", "".join(outputs))
+    return sum(int(one) for one, _ in found), sum(int(one) for _, one in found)
+
+
+def unwritten(exporter: Exporter) -> float:
+    name = "episight_records_unwritten_total"
+    return exporter.value(name, reason="journal") or 0.0
+
+
+def refuses(exporter: Exporter) -> None:
+    """It says that the disk is full, and serves all that it has."""
+
+    def not_ready() -> str:
+        answer = exporter.get("/-/ready")
+        assert answer.status == 503
+        return answer.text
+
+    said = eventually(not_ready, 15)
+    assert "the journal cannot be written, nothing is acknowledged: " in said
+    assert "full" in said
+    assert exporter.value("episight_journal_healthy") == 0
+    before = unwritten(exporter)
+    eventually(lambda: unwritten(exporter) > before, 15)
+    statuses = {path: exporter.get(path).status for path in PAGES}
+    assert statuses == dict.fromkeys(PAGES, 200)
+
+
+def test_a_full_disk_stops_acknowledging_and_nothing_else(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    small_disk: SmallDisk,
+    tmp_path: Path,
+) -> None:
+    journal = small_disk.path / "journal.sqlite"
+    exporter = exporter_process(f"journal.path={journal}")
+    with Watcher(exporter, "experiment_", "episight_") as watcher:
+        busy = run_python.start(BUSY, env=exporter.env)
+        grows(exporter, (5, 50))
+        small_disk.fill()
+        refuses(exporter)
+        newcomer = run_python.start(NEWCOMER, env=exporter.env)
+        newcomer.wait_for("WORKED")
+        still = counted(exporter)
+        small_disk.free()
+        eventually(lambda: exporter.get("/-/ready").status == 200, 15)
+        assert exporter.value("episight_journal_healthy") == 1
+        grows(exporter, still)
+        (tmp_path / "home").touch()
+        assert (busy.wait(), newcomer.wait()) == (0, 0)
+        eventually(lambda: exporter.run("busy")["state"] == "completed")
+        eventually(lambda: exporter.run("newcomer")["state"] == "completed")
+    assert watcher.wrong == []
+    assert watcher.scrapes > 20
+    told = did(busy.output)
+    for _ in range(2):
+        assert counted(exporter) == told
+        assert len(exporter.episodes("newcomer")) == 20
+        for run in ("busy", "newcomer"):
+            assert exporter.run(run)["missing"] == 0
+        exporter.restart()
+
+
+def test_one_that_is_killed_while_the_disk_is_full_gets_along_without_room(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    small_disk: SmallDisk,
+    tmp_path: Path,
+) -> None:
+    journal = small_disk.path / "journal.sqlite"
+    exporter = exporter_process(f"journal.path={journal}")
+    busy = run_python.start(BUSY, env=exporter.env)
+    grows(exporter, (5, 50))
+    small_disk.fill()
+    refuses(exporter)
+    before = counted(exporter)
+    exporter.kill()
+    exporter.launch()
+    eventually(lambda: exporter.get("/-/healthy").status == 200, 15)
+    refuses(exporter)
+    assert counted(exporter) == before
+    small_disk.free()
+    grows(exporter, before)
+    (tmp_path / "home").touch()
+    assert busy.wait() == 0
+    eventually(lambda: exporter.run("busy")["state"] == "completed")
+    assert counted(exporter) == did(busy.output)
+
+
+def test_a_new_journal_that_has_no_room_is_said_at_the_start(
+    exporter_process: Callable[..., Exporter], small_disk: SmallDisk
+) -> None:
+    small_disk.fill()
+    journal = small_disk.path / "journal.sqlite"
+    exporter = exporter_process(f"journal.path={journal}", wait=False)
+    assert exporter.launch().wait() == 2
+    assert re.search(r"the journal .* cannot be used: .* full", exporter.output)
+
+
+# --- damage ---------------------------------------------------------------------------
+
+
+def spoil(path: Path) -> None:
+    """Overwrite some pages where episode 500 is kept."""
+    data = path.read_bytes()
+    found = re.search(rb"episode_ended.{1,200}index\xcd\x01\xf4", data, re.DOTALL)
+    assert found is not None
+    with path.open("r+b") as file:
+        file.seek(found.start() // 4096 * 4096)
+        file.write(b"\xa5" * 3 * 4096)
+
+
+def wholly(exporter: Exporter, run: str) -> Dict[str, float]:
+    found = exporter.run(run)
+    episodes = len(exporter.episodes(run, "?limit=1000"))
+    return {"episodes": episodes, "missing": found["missing"]}
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+def test_a_damaged_journal_is_set_aside_and_experiments_go_on(
+    end: str,
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    tmp_path: Path,
+) -> None:
+    exporter = exporter_process()
+    code = """
+import experiment_hooks as eh
+with eh.open_run("many", run_id="many") as run:
+    for index in range(900):
+        with run.episode(mode="eval", index=index) as ep:
+            ep.finish(outcome="correct")
+"""
+    run_python(code, env=exporter.env)
+    assert wholly(exporter, "many") == {"episodes": 900, "missing": 0}
+    busy = run_python.start(BUSY, env=exporter.env)
+    grows(exporter, (5, 50))
+    if end == "SIGTERM":
+        assert exporter.terminate() == 0
+        spoil(exporter.journal)
+    else:
+        exporter.kill()
+        spoil(Path(f"{exporter.journal}-wal"))
+    exporter.start()
+    assert "was set aside as" in exporter.output
+    (aside,) = exporter.directory.glob("journal.sqlite.corrupt-*[0-9]")
+    assert aside.stat().st_size > 0
+    found = wholly(exporter, "many")
+    assert 100 < found["episodes"] < 900
+    if end == "SIGTERM":  # what is gone is known; of a -wal's end nobody knows
+        assert found["missing"] >= 900 - found["episodes"]
+    grows(exporter, counted(exporter))
+    (tmp_path / "home").touch()
+    assert busy.wait() == 0
+    eventually(lambda: exporter.run("busy")["state"] == "completed")
+    before = exporter.runs()
+    exporter.restart()
+    assert exporter.runs() == before
+    assert exporter.output.count("was set aside as") == 1
