@@ -1,8 +1,8 @@
 """The composition root: makes every part of the exporter and hands it what it needs.
 
-Owns the lifetimes. Start: the journal is read, then sources are listened to, then pages
-are served, then the address file says so. Stop, in reverse: no new data, commit what is
-left, deliver what can be delivered.
+Owns the lifetimes. Start: pages say that it is not ready, the journal is read, then
+sources are listened to, then pages are served, and the address file says so. Stop: no
+new data, commit what is left, no pages, deliver what can be delivered.
 """
 
 import errno
@@ -113,7 +113,6 @@ class App:
             forget_links=ingest.forget,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)
-        writer.restore()
         metrics = RunMetrics(
             state,
             rules=rules,
@@ -128,21 +127,16 @@ class App:
         parts = Parts(
             version, state, ingest, writer, journal, reader, metrics, hub, courier
         )
-        app = web.create_app(
-            web.Served(
-                state,
-                rules,
-                reader,
-                metrics,
-                registry(parts),
-                ingest,
-                writer,
-                time.time,
-            ),
-            Access.of(settings, token.text),
+        served = web.Served(
+            state, rules, reader, metrics, registry(parts), ingest, writer, time.time
         )
+        app = web.create_app(served, Access.of(settings, token.text))
         pages.add(app, hub, ingest=ingest, addresses=(self.web, self.ingest))
-        self._start(app, web_port, ingest, writer, open_files)
+        # Answers from now on, that it is not ready: reading the journal takes a while.
+        server = self._serve(app, web_port)
+        writer.restore()
+        self._start(server, ingest, writer, open_files)
+        served.restored.set()
         logger.info("the token for commands: `episight token` (%s)", token.place)
 
     def _ingest(self, state: State, inbox: Inbox, presents: Presents) -> Ingest:
@@ -180,13 +174,18 @@ class App:
         self._stack.callback(ingest.close)
         return ingest
 
+    def _serve(self, app: flask.Flask, port: int) -> Server:
+        to = self._settings.web
+        try:
+            server = Server(app, to.host, port, to.max_connections)
+        except OSError as error:
+            raise StartError(_taken("web.port", port, error)) from error
+        self._stack.callback(server.close)
+        server.start()
+        return server
+
     def _start(
-        self,
-        app: flask.Flask,
-        port: int,
-        ingest: Ingest,
-        writer: Writer,
-        open_files: int,
+        self, server: Server, ingest: Ingest, writer: Writer, open_files: int
     ) -> None:
         stack = self._stack
         writer.start()
@@ -194,13 +193,7 @@ class App:
         if self._courier is not None:
             # Closed before the writer, which commits what it has delivered.
             stack.enter_context(self._courier)
-        to = self._settings.web
-        try:
-            server = Server(app, to.host, port, to.max_connections)
-        except OSError as error:
-            raise StartError(_taken("web.port", port, error)) from error
-        stack.callback(server.close)
-        server.start()
+        stack.callback(server.close)  # before those two
         ingest.start()
         # First of all: no new data, and what has come is committed, so that its traces
         # are delivered too.

@@ -13,7 +13,7 @@ import math
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flask
@@ -51,6 +51,8 @@ class Served:
     ingest: Ingest
     writer: Writer
     clock: Callable[[], float]
+    restored: threading.Event = field(default_factory=threading.Event)
+    """Set when the journal has been read: what is served before would be too little."""
 
 
 def create_app(served: Served, access: Access) -> flask.Flask:
@@ -59,6 +61,12 @@ def create_app(served: Served, access: Access) -> flask.Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     access.guard(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    @app.before_request
+    def not_yet() -> None:
+        if not served.restored.is_set() and flask.request.path != "/-/healthy":
+            flask.abort(503, "not ready: the journal is being read")
+
     _add_health(app, served)
     given = Given()
     _add_api(app, served, given)

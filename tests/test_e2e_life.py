@@ -10,7 +10,10 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from tests.support import Child, Exporter, Pythons, eventually
+from experiment_hooks import wire
+from exporter.journal import Batch, Entry, Journal
+from tests.making import Teller
+from tests.support import Child, Exporter, Pythons, eventually, free_port, http
 from tests.test_e2e_sources import WAITING, WORK
 
 # --- verdicts ---------------------------------------------------------------------
@@ -264,6 +267,36 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_too(
     eventually(exporter.journal.exists)
     child.signal(number)
     assert child.wait(20) == 0, child.output
+
+
+def test_while_it_reads_its_journal_it_says_so(
+    exporter_process: Callable[..., Exporter],
+) -> None:
+    """So that no scrape ever sees less than there was."""
+    exporter = exporter_process(wait=False)
+    exporter.journal.parent.mkdir(parents=True, exist_ok=True)
+    teller = Teller(run="long")
+    with Journal(exporter.journal, traces=False) as journal:
+        told = [teller.opened(), teller.run_opened()]
+        for number in range(50_000):
+            told += [teller.started(number), teller.ended(number)]
+        entries = [Entry("long", one.time, wire.encode(one), one) for one in told]
+        journal.commit(Batch(entries=entries))
+    port = free_port()
+    exporter = exporter_process(
+        f"journal.path={exporter.journal}", f"web.port={port}", wait=False
+    )
+    exporter.launch()
+    seen: Dict[str, int] = {}
+
+    def ready() -> bool:
+        answer = http(f"http://127.0.0.1:{port}/metrics")
+        said = "50000.0" if "50000.0" in answer.text else answer.text
+        seen[f"{answer.status} {said}"] = 1
+        return answer.status == 200
+
+    eventually(ready, 60)
+    assert list(seen) == ["503 not ready: the journal is being read\n", "200 50000.0"]
 
 
 def test_the_address_file_says_where_it_is(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterator
@@ -50,6 +51,8 @@ class Bench(WriterBench):
         self.ears = Ears()
         registry = CollectorRegistry()
         Gauge("episight_own", "Ours.", registry=registry).set(7)
+        self.restored = threading.Event()
+        self.restored.set()
         served: Any = web.Served(
             self.state,
             RULES,
@@ -65,6 +68,7 @@ class Bench(WriterBench):
             self.ears,  # type: ignore[arg-type]
             self.writer,
             lambda: self.now,
+            self.restored,
         )
         self.app: flask.Flask = web.create_app(served, Access(TOKEN))
         self.client: FlaskClient = self.app.test_client()
@@ -552,6 +556,17 @@ def test_a_run_is_not_deleted_while_a_process_of_it_lives(bench: Bench) -> None:
 
 
 # --- health, metrics, headers -----------------------------------------------------
+
+
+def test_before_the_journal_is_read_nothing_is_served_but_health(bench: Bench) -> None:
+    bench.restored.clear()
+    assert bench.client.get("/-/healthy").status_code == 200
+    for path in ("/-/ready", "/metrics", "/api/v1/runs", "/nowhere"):
+        answer = bench.client.get(path)
+        assert answer.status_code == 503, path
+        assert "the journal is being read" in answer.text
+    bench.restored.set()
+    assert bench.client.get("/metrics").status_code == 200
 
 
 def test_it_is_ready_while_all_its_parts_are(
