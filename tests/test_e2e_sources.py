@@ -157,9 +157,8 @@ NOBODY = "nobody is listening"
 
 
 def test_without_an_exporter_the_experiment_runs_to_its_end_and_says_so_once(
-    exporter_process: Callable[..., Exporter], run_python: Pythons, tmp_path: Path
+    run_python: Pythons, tmp_path: Path
 ) -> None:
-    exporter = exporter_process(wait=False, env={})
     (tmp_path / "go").touch()
     nowhere = {"EPISIGHT_ENDPOINT": "tcp://127.0.0.1:1"}
     ended = run_python(LONELY, env=nowhere)
@@ -169,7 +168,6 @@ def test_without_an_exporter_the_experiment_runs_to_its_end_and_says_so_once(
     left = re.search(r"LEFT AFTER ([\d.]+)", ended.output)
     assert left is not None
     assert float(left[1]) < 1.0  # promised are 50 ms; this machine is busy
-    assert exporter.output == ""
 
 
 def test_an_exporter_that_comes_later_is_told_what_was_before(

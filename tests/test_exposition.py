@@ -549,8 +549,10 @@ def test_text_is_read_back_as_it_was(described: Described) -> None:
 @settings(deadline=None, max_examples=200)
 @given(readable())
 def test_openmetrics_is_read_back_as_it_was(described: Described) -> None:
-    # Such a sum is written as the library writes it, but its reader takes none.
-    assume(not any(math.isnan(getattr(one, "total", 0.0)) for one in described.series))
+    # Such counters and sums are written as the library does, but its reader takes none.
+    if described.type != "gauge":
+        for one in described.series:
+            assume(not math.isnan(one.total if isinstance(one, Many) else one.value))
     body = render([described.ours()], openmetrics=True).decode()
     assert_read_back(parse_openmetrics(body), described)
 
