@@ -79,10 +79,10 @@ class Line:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._woken = False
-        # Records on their way: sequence -> bytes, in the order they were sent.
-        self._unacked: Dict[int, bytes] = {}
+        # Records on their way: sequence -> bytes, and when they were sent last; the
+        # one that was not sent for longest comes first.
+        self._unacked: Dict[int, Tuple[bytes, float]] = {}
         self._unacked_bytes = 0
-        self._sent_at = 0.0
         self._hello_at = 0.0
         self._next_tick = 0.0
         self._connect_at = 0.0
@@ -381,7 +381,7 @@ class Line:
         self._acked_sample = self._number
         if self._overflow is not None:
             self._overflow.spool.drop_totals()
-        self._send_again()
+        self._send_again(time.monotonic())
         self._watch(message.watched)
         self._on_welcome(message)
 
@@ -412,11 +412,10 @@ class Line:
             if last - first > 4 * WINDOW_RECORDS:  # not from our exporter
                 continue
             for seq in range(first, last + 1):
-                released += len(self._unacked.pop(seq, b""))
+                released += len(self._unacked.pop(seq, (b"", 0.0))[0])
         if released:
             self._unacked_bytes -= released
             self._recorder.released(released)
-            self._sent_at = time.monotonic()
 
     def _greet(self, now: float) -> None:
         if self._hello_sent:
@@ -436,16 +435,16 @@ class Line:
         return True
 
     def _send_records(self, now: float) -> None:
-        if self._unacked and now - self._sent_at > ACK_TIMEOUT:
-            self._send_again()
+        # An exporter that has too much to do acknowledges some, and drops others.
+        longest = next(iter(self._unacked.values()), None)
+        if longest is not None and now - longest[1] > ACK_TIMEOUT:
+            self._send_again(now - ACK_TIMEOUT)
         while self._room:
             found = self._recorder.take_records(500, WINDOW_BYTES // 4)
             if not found:
                 return
-            if not self._unacked:
-                self._sent_at = now
             for seq, data in found:
-                self._unacked[seq] = data
+                self._unacked[seq] = data, now
                 self._unacked_bytes += len(data)
             if not self._send_batch(found):
                 return
@@ -456,10 +455,15 @@ class Line:
         few = len(self._unacked) < WINDOW_RECORDS
         return few and self._unacked_bytes < WINDOW_BYTES
 
-    def _send_again(self) -> None:
-        """After a welcome: all that was not acknowledged, in the order it was sent."""
-        self._sent_at = time.monotonic()
-        waiting = list(self._unacked.items())
+    def _send_again(self, before: float) -> None:
+        """What was not sent since then and is not acknowledged, in the same order."""
+        now = time.monotonic()
+        waiting = [
+            (seq, data) for seq, (data, at) in self._unacked.items() if at <= before
+        ]
+        for seq, data in waiting:
+            del self._unacked[seq]
+            self._unacked[seq] = data, now
         for start in range(0, len(waiting), 500):
             if not self._send_batch(waiting[start : start + 500]):
                 return
@@ -494,7 +498,8 @@ class Line:
 
     def _take_back(self) -> None:
         """What was sent and not acknowledged waits again, and is not given up."""
-        self._recorder.put_back("essential", self._unacked.items())
+        waiting = [(seq, data) for seq, (data, _) in self._unacked.items()]
+        self._recorder.put_back("essential", sorted(waiting))
         self._unacked = {}
         self._unacked_bytes = 0
 

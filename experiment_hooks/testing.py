@@ -315,6 +315,10 @@ class Listener:
         self._withheld = set()
         self._order(self._pay)
 
+    def forget_debts(self) -> None:
+        """What was withheld is never acknowledged, unless it comes again."""
+        self._order(self._owed.clear)
+
     def fall_silent(self, silent: bool = True) -> None:
         """Receive, but answer nothing at all; hellos neither."""
         self._silent = silent

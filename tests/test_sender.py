@@ -204,6 +204,32 @@ def test_what_is_never_acknowledged_is_sent_again_after_a_while(
     assert len(listener.records(wire.RunOpened)) == 1
 
 
+@pytest.mark.usefixtures("brisk")
+def test_one_that_was_dropped_is_sent_again_while_newer_ones_are_acknowledged(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exporter drops what it has no room for, and takes what comes later."""
+    monkeypatch.setattr(sender, "ACK_TIMEOUT", 0.3)
+    run = eh.open_run("mug")
+    listener.wait_for(lambda: run._line is not None and run._line.idle)
+    listener.withhold(samples=False)
+    run.publish_log("info", "dropped")
+    listener.wait_for(lambda: logs(listener) == ["dropped"])
+    listener.forget_debts()
+    listener.release()
+    newer = 0
+
+    def again() -> int:
+        nonlocal newer
+        newer += 1
+        run.publish_log("info", str(newer))
+        return listener.duplicates
+
+    listener.wait_for(again)
+    run.close()
+    assert set(logs(listener)) == {"dropped", *map(str, range(1, newer + 1))}
+
+
 # --- windows -------------------------------------------------------------------------
 
 
