@@ -4,8 +4,9 @@
     ├── UsageError      the code said something wrong: raised at ``open_run`` only
     └── SetupError      the machine lacks something: raised only with EPISIGHT_STRICT=1
     RunStopped          somebody asked the run to stop, and the run can be stopped
+    Terminated          SIGTERM came, and EPISIGHT_SIGTERM=1: a KeyboardInterrupt
 
-After ``open_run`` nothing but :class:`RunStopped` ever reaches the experiment.
+After ``open_run`` nothing but these last two ever reaches the experiment.
 """
 
 
@@ -33,3 +34,10 @@ class RunStopped(Exception):  # noqa: N818 (a signal to the experiment, not an e
         super().__init__(reason or "stop asked for")
         self.reason = reason
         self.by = by
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, and ``EPISIGHT_SIGTERM=1`` asks for an interrupt instead of death.
+
+    Code that knows Ctrl-C knows what to do, so it has no public name of its own.
+    """

@@ -118,6 +118,8 @@ def open_run(  # noqa: PLR0913 (each is a word of the public contract)
         )
     )
     _start(run, settings)
+    if settings.sigterm:
+        process.heed_sigterm()
     return run
 
 

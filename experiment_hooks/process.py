@@ -2,10 +2,12 @@
 
 The one place of the hooks with module state. A run's owner sets ``EPISIGHT_RUN_ID`` and
 ``EPISIGHT_OWNER`` while the run is open, so that child processes join it; handlers for
-fork and exit are installed with the first run, not at import.
+fork and exit are installed with the first run, not at import; one for SIGTERM only
+where it is asked for, and only while a run is open.
 """
 
 import atexit
+import logging
 import multiprocessing.util
 import os
 import sys
@@ -15,10 +17,13 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from experiment_hooks import plain, wire
 from experiment_hooks.episode import error_info
-from experiment_hooks.errors import RunStopped
+from experiment_hooks.errors import RunStopped, Terminated
+from experiment_hooks.sigterm import Sigterm
 
 if TYPE_CHECKING:
     from experiment_hooks.run import Run
+
+logger = logging.getLogger("experiment_hooks")
 
 RUN_ID = "EPISIGHT_RUN_ID"
 OWNER = "EPISIGHT_OWNER"
@@ -30,6 +35,7 @@ _installed = False
 _finalizer_of = 0
 # The locks of all runs that ever were: a closed run's metrics may still be used.
 _locks: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_sigterm = Sigterm(lambda: bool(_open_runs))
 
 
 def current_run() -> "Optional[Run]":
@@ -66,6 +72,8 @@ def leave(run: "Run") -> None:
     if run not in _open_runs:
         return
     _open_runs.remove(run)
+    if not _open_runs:
+        _sigterm.restore()
     if not run.owned:
         return
     owned = [one for one in _open_runs if one.owned]
@@ -83,6 +91,13 @@ def leave(run: "Run") -> None:
 def _offer(run: "Run") -> None:
     os.environ[RUN_ID] = run.id
     os.environ[OWNER] = run.token
+
+
+def heed_sigterm() -> None:
+    """While a run is open, SIGTERM is raised in the main thread."""
+    why_not = _sigterm.install()
+    if why_not:
+        logger.warning("episight: EPISIGHT_SIGTERM=1 has no effect: %s", why_not)
 
 
 def supersede(name: str) -> None:
@@ -115,6 +130,8 @@ def judged(
     """Ending, reason and error of a run that ends by ``error`` (None: normally)."""
     if error is None or isinstance(error, GeneratorExit):
         return "completed", "", None
+    if isinstance(error, Terminated):
+        return "stopped", "signal", None
     if isinstance(error, (KeyboardInterrupt, RunStopped)):
         return "stopped", "user", None
     if isinstance(error, SystemExit):
@@ -154,6 +171,8 @@ def belongs_here(run: "Run") -> None:
 def _exit() -> None:
     for run in reversed(list(_open_runs)):
         end_by_exit(run)
+    if isinstance(getattr(sys, "last_value", None), Terminated) and not interactive():
+        _sigterm.ends_the_process = True
 
 
 # The locks are held over the fork, so that the child gets totals that nobody was
@@ -177,6 +196,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _after_fork_in_parent()
+    _sigterm.restore()
     _before.clear()
     for run in _open_runs:
         run.forked()

@@ -28,6 +28,7 @@ class Settings:
         thread: whether a sender thread may be started.
         strict: whether what the machine lacks is raised as ``SetupError``.
         private: whether launch facts stay unsaid.
+        sigterm: whether SIGTERM interrupts the main thread, as Ctrl-C does.
         server_key: the exporter's public key for CURVE, or a file that holds it.
         key_file: the file with our own keys.
         problems: sentences about values that could not be used.
@@ -41,6 +42,7 @@ class Settings:
     thread: bool = True
     strict: bool = False
     private: bool = False
+    sigterm: bool = False
     server_key: str = ""
     key_file: str = ""
     problems: Tuple[str, ...] = ()
@@ -82,6 +84,7 @@ class Settings:
             thread=flag("EPISIGHT_THREAD", True),
             strict=flag("EPISIGHT_STRICT", False),
             private=flag("EPISIGHT_PRIVATE", False),
+            sigterm=flag("EPISIGHT_SIGTERM", False),
             server_key=env.get("EPISIGHT_SERVER_KEY", "").strip(),
             key_file=env.get("EPISIGHT_KEY_FILE", "").strip(),
             problems=tuple(problems),

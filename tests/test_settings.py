@@ -37,6 +37,7 @@ FLAGS = {
     "EPISIGHT_DISABLED": "disabled",
     "EPISIGHT_STRICT": "strict",
     "EPISIGHT_PRIVATE": "private",
+    "EPISIGHT_SIGTERM": "sigterm",
     "EPISIGHT_THREAD": "thread",
 }
 YES = ["1", "true", "TRUE", "Yes", "on", " 1 "]
