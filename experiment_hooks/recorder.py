@@ -658,20 +658,22 @@ class Recorder:
             moments, parts = _joined(list(self._moments.values()))
             streams, self._streams, self._moments = self._streams, {}, {}
             taken = [(episode, episode.taken) for episode in self.open.values()]
-            last, now = self._progress
-            for episode, one in taken:
-                if one.last > now:
-                    last, now = episode.wall(one.last), one.last
+            last = max([self._progress[1], *(one.last for _, one in taken)])
+            # As the clock is now: it may have been set, or the machine may have slept,
+            # since the episode's start, and then its own times are of before.
+            to_wall = time.time() - time.perf_counter()
             sample = wire.Sample(
                 number=number,
                 sent=sent,
                 announced=self.seq,
                 totals=totals,
-                progress=last,
+                progress=to_wall + last if self._progress[0] else 0.0,
                 gap=max([self._gap, *(one.gap for _, one in taken)]),
                 gaps=self._gaps + sum(one.steps for _, one in taken),
                 promise=taken[0][1].promise if taken else None,
-                open=tuple(_shown(*pair) for pair in taken[:MAX_SHOWN_EPISODES]),
+                open=tuple(
+                    _shown(*pair, to_wall) for pair in taken[:MAX_SHOWN_EPISODES]
+                ),
                 epochs=dict(self.epochs),
                 moments=moments,
                 streams=streams,
@@ -772,13 +774,13 @@ def _schema(
     )
 
 
-def _shown(episode: Episode, taken: Taken) -> wire.OpenEpisode:
+def _shown(episode: Episode, taken: Taken, to_wall: float) -> wire.OpenEpisode:
     return wire.OpenEpisode(
         number=episode.number,
         mode=episode.mode,
         steps=taken.steps,
         started=episode.started,
-        last=episode.wall(taken.last),
+        last=to_wall + taken.last,
         phase=taken.phase,
         epoch=episode.epoch,
         index=episode.index,

@@ -231,6 +231,13 @@ class Run:
         self.resumed_at = 0.0
         self.progress_at = 0.0
 
+    def clock_is(self, now: float) -> None:
+        """Nothing was made later than now: the clock may have been set back."""
+        back = max(self.progress_at, self.resumed_at) - now
+        if back > 0.0:  # which of the two was later stays as it is
+            self.resumed_at -= back
+            self.progress_at = max(0.0, self.progress_at - back)
+
     @property
     def experiment(self) -> str:
         """The experiment's name."""
@@ -555,6 +562,12 @@ class State:
         source.totals = totals
 
     # --- what time brings -------------------------------------------------------------
+
+    def clock_is(self, now: float) -> None:
+        """Nothing that lives is of the future: the clock may have been set back."""
+        for run, source in self.open_sources():
+            run.clock_is(now)
+            source.opened_at = min(source.opened_at, now)
 
     def source_lost(self, source_id: bytes, at: float) -> None:
         """A source is lost."""

@@ -422,6 +422,7 @@ class Writer(threading.Thread):
                 received = {one.id: one.received for one in known.sources.values()}
                 batch.deleted.append(Deletion(run_id, now, received))
         with self._state.lock:
+            self._state.clock_is(now)
             self._state.fold_ended(now)
         self._tidy(now)
 
