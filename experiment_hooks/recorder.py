@@ -10,6 +10,7 @@ the place of every lock: the first call through it makes the child a source of i
 No hook call pays for that.
 """
 
+import itertools
 import logging
 import os
 import threading
@@ -80,7 +81,11 @@ class Halt:
 
 
 class ModeTotals:
-    """What the ended episodes of one mode have added up to."""
+    """What the ended episodes of one mode have added up to.
+
+    Added to in place, number by number: a signal handler that ends an episode of its
+    own in the middle of it adds to the same, and nothing of that is overwritten.
+    """
 
     __slots__ = ("counts", "phases", "seconds", "steps")
 
@@ -88,22 +93,26 @@ class ModeTotals:
         self.steps = 0
         self.counts = [0] * buckets
         self.seconds = 0.0
-        self.phases: Dict[str, Tuple[float, int]] = {}
+        self.phases: Dict[str, List[float]] = {}  # seconds, times
 
     def add(self, taken: Taken, start: float) -> None:
         """Add one episode's totals; ``start`` is where its first step began."""
         self.steps += taken.steps
-        self.counts = [a + b for a, b in zip(self.counts, taken.counts)]
+        for bucket, count in enumerate(taken.counts):
+            if count:
+                self.counts[bucket] += count
         self.seconds += taken.seconds(start)
         for name, (seconds, times) in taken.phases.items():
-            before, count = self.phases.get(name, (0.0, 0))
-            self.phases[name] = (before + seconds, count + times)
+            known = self.phases.setdefault(name, [0.0, 0])
+            known[0] += seconds
+            known[1] += times
 
     def copy(self) -> "ModeTotals":
         """A copy that can be added to."""
         other = ModeTotals(0)
-        other.steps, other.counts, other.seconds = self.steps, self.counts, self.seconds
-        other.phases = dict(self.phases)
+        other.steps, other.seconds = self.steps, self.seconds
+        other.counts = list(self.counts)
+        other.phases = {name: list(known) for name, known in self.phases.items()}
         return other
 
 
@@ -160,12 +169,13 @@ class Recorder:
     def _start_over(self) -> None:
         self.source = os.urandom(16)
         self.seq = 0
+        self._seqs = itertools.count(1)
         self.closed = False
         self._outbox = Outbox(self._max_bytes, self.drop)
         self.dropped: Dict[str, int] = {}
         self._complaints: Set[str] = set()
         self.open: Dict[int, Episode] = {}
-        self._count = 0
+        self._numbers = itertools.count()
         self._indices: Dict[str, int] = {}
         self._modes: Dict[str, ModeTotals] = {}
         self._phase_names: Set[str] = set()
@@ -317,8 +327,8 @@ class Recorder:
         rank: str = "essential",
         smaller: Optional[Make] = None,
     ) -> int:
-        self.seq += 1
-        seq = self.seq
+        # Not +=: a signal handler that records something, too, may come in between.
+        self.seq = seq = next(self._seqs)
         base: Dict[str, Any] = {
             "run": self.run_id,
             "source": self.source,
@@ -412,7 +422,7 @@ class Recorder:
                 self.drop("open_episodes", "too many are open, or the run is closed")
                 return None
             mode = self.mode_name(mode)
-            number, self._count = self._count, self._count + 1
+            number = next(self._numbers)
             if index is None:
                 index = self._indices.get(mode, 0)
             self._indices[mode] = index + 1

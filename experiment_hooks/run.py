@@ -103,7 +103,7 @@ class Run:
         self._closed = False
         self._guests: Optional[int] = None  # None: it takes none
         self._guest_stopped = False
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close the run, too
         self._pumping = threading.Lock()
         self._pumper: Optional[int] = None  # the thread that holds it
         self._metrics: Dict[str, Tuple[wire.MetricSpec, Series]] = {}
@@ -611,7 +611,7 @@ class Run:
         self._identity = Identity(self.id, "child" if owner else "shared", owner)
         _inherited.append((self._line, self._sender))
         self._line = self._sender = None
-        self._closing, self._pumping = threading.Lock(), threading.Lock()
+        self._closing, self._pumping = threading.RLock(), threading.Lock()
         self._pumper = None
         self._recorder.mute()
         self._recorder.forked(self._first_use)

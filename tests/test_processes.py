@@ -433,6 +433,19 @@ HOW = {
             pool.close()
             pool.join()
     """,
+    "Pool(maxtasksperchild=1)": """
+            pool = context.Pool(2, maxtasksperchild=1)
+            pool.map(work, [1, 2, 3], chunksize=1)
+            pool.close()
+            pool.join()
+    """,
+    "daemon processes": """
+            workers = [context.Process(target=work, args=(n,), daemon=True)
+                       for n in (1, 2, 3)]
+            [one.start() for one in workers]
+            [one.join() for one in workers]
+            assert {one.exitcode for one in workers} == {0}
+    """,
     "executor": """
             from concurrent.futures import ProcessPoolExecutor as Executor
             with Executor(2, mp_context=context) as executor:

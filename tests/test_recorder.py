@@ -415,6 +415,23 @@ def test_a_loop_without_episodes_has_gaps_too(source: Recorder, clock: Clock) ->
     assert sample(source).progress == clock.wall
 
 
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_progress_is_told_by_the_clock_as_it_is_now(
+    seconds: float, source: Recorder, clock: Clock
+) -> None:
+    """The machine slept in the middle of an episode, or its clock was set."""
+    one = start(source)
+    clock.wall += seconds
+    clock.go(1.0)
+    one.raise_due()
+    one.step()
+    clock.go(0.5)
+    found = sample(source)
+    assert found.progress == pytest.approx(clock.wall - 0.5)
+    assert found.open[0].last == pytest.approx(clock.wall - 0.5)
+    assert found.open[0].started == pytest.approx(clock.wall - 1.5 - seconds)
+
+
 def test_progress_within_an_episode_is_its_newest_step_s(
     source: Recorder, clock: Clock
 ) -> None:

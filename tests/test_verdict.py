@@ -483,6 +483,22 @@ def test_a_clock_that_was_set_back_leaves_nothing_in_the_future() -> None:
     assert link.heard == NOON - 3600
 
 
+def test_progress_of_the_future_was_made_by_a_clock_that_was_set_back() -> None:
+    run_of = story().come(promise=30.0).episode(at=3600)
+    run_of.state.clock_is(NOON)
+    assert verdict(run_of.run, NOON, RULES).state == "running"
+    assert verdict(run_of.run, NOON + 30, RULES).state == "running"
+    assert verdict(run_of.run, NOON + 40, RULES).state == "stalled"
+
+
+def test_a_clock_that_was_set_back_does_not_start_a_run_anew() -> None:
+    young = story().come(at=3600, promise=30.0)
+    young.state.clock_is(NOON)
+    assert verdict(young.run, NOON, RULES).state == "starting"
+    young.episode(at=5)
+    assert verdict(young.run, NOON + 10, RULES).state == "running"
+
+
 def test_episodes_of_a_lost_source_are_closed_after_a_while() -> None:
     told = story().come().episode(at=1).episode(at=2)
     source = told.run.sources[bytes([1]) * 16]
