@@ -24,12 +24,10 @@ class Outbox:
         drop: counts one that went, under its reason.
 
     Attributes:
-        count: how many records wait here.
         held: bytes that wait, sent ones not yet acknowledged included.
     """
 
     def __init__(self, most: int, drop: Callable[[str], None]) -> None:
-        self.count = 0
         self.held = 0
         self._most = most
         self._drop = drop
@@ -40,10 +38,14 @@ class Outbox:
         self._gone: List[Tuple[int, int]] = []
         self._most_ranges = 2 * _MAX_RANGES
 
+    @property
+    def count(self) -> int:
+        """How many records wait here."""
+        return sum(map(len, self._queues.values()))
+
     def put(self, rank: str, seq: int, data: bytes) -> None:
         """Take in a record; others may have to go for it."""
         self._queues[rank].append((seq, data))
-        self.count += 1
         self.held += len(data)
         if self.held > self._most:
             self._make_room()
@@ -61,7 +63,6 @@ class Outbox:
             if found and size > most_bytes:
                 break
             found.append(queue.popleft())
-        self.count -= len(found)
         return found
 
     def take_all(self) -> Dict[str, List[Tuple[int, bytes]]]:
@@ -69,14 +70,12 @@ class Outbox:
         found = {rank: list(queue) for rank, queue in self._queues.items()}
         for queue in self._queues.values():
             queue.clear()
-        self.count = 0
         return found
 
     def put_back(self, rank: str, records: Iterable[Tuple[int, bytes]]) -> None:
         """Records that were moved out come back, before the others."""
         back = list(records)
         self._queues[rank].extendleft(reversed(back))
-        self.count += len(back)
 
     def gone(self) -> Tuple[Tuple[int, int], ...]:
         """Ranges of numbers that will never come, to be told; some of very many."""
@@ -91,7 +90,6 @@ class Outbox:
             queue = self._queues[rank]
             while queue and self.held > aim:
                 seq, data = queue.popleft()
-                self.count -= 1
                 self.held -= len(data)
                 self.forget(seq, seq)
                 self._drop("memory_log_lines" if rank == "log" else "memory_episodes")

@@ -33,7 +33,7 @@ SIGNALS = """
     import faulthandler, random, signal, sys, time
     import experiment_hooks as eh
 
-    faulthandler.dump_traceback_later(40, exit=True)  # instead of hanging for ever
+    faulthandler.dump_traceback_later(70, exit=True)  # instead of hanging for ever
     came = 0
 
     def handler(number, frame):
@@ -79,7 +79,9 @@ SIGNALS = """
             ep.finish(outcome="correct", results={"return": 1.0})
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    run.close(30.0)
+    closing = time.monotonic()
+    run.close(60.0)
+    assert time.monotonic() - closing < 30, "it waits for what is not there"
     print("CAME", came, "DONE", done, "DROPPED", run.dropped)
 """
 
