@@ -490,7 +490,7 @@ class Episode:
         outcome = self._outcome or "ended"
         if error is not None:
             outcome, self._error = _ending(error)
-        self._recorder.episode_ended(self, now, outcome)
+        self._recorder.episode_ended(self, now, outcome, self._error is not None)
 
     def ended(
         self, now: float, outcome: str, success: Optional[bool], bare: bool = False

@@ -186,6 +186,7 @@ class Recorder:
         self._gap = 0.0
         self._gaps = 0
         self._moment_wanted = True
+        self.urgent = False  # an episode has failed, and its moment was not sent yet
         self._moments: Dict[bool, Tuple[wire.Moment, List[bytes]]] = {}
         self._streams: Dict[str, bytes] = {}
         # The series of our own go: a forked child may never use those modes.
@@ -442,9 +443,16 @@ class Recorder:
         self.wake()  # again: with the lock held, a run without a thread sends nothing
         return episode
 
-    def episode_ended(self, episode: Episode, now: float, outcome: str) -> None:
+    def episode_ended(
+        self, episode: Episode, now: float, outcome: str, failed: bool
+    ) -> None:
         """Fold an episode into its mode's totals and tell its end; its own thread."""
-        self.guard(self._take_moment, episode, now)
+        if episode.thread == threading.get_ident():  # else its state is not to be read
+            if failed and not self.urgent:
+                self._moment_wanted = True
+            self.guard(self._take_moment, episode, now)
+            # Before its record: the exporter keeps with it what it has seen by then.
+            self.urgent = self.urgent or failed
         with self.lock:
             if self.open.pop(episode.number, None) is None:
                 return
@@ -664,6 +672,7 @@ class Recorder:
     def sample(self, number: int, sent: float) -> Tuple[wire.Sample, List[bytes]]:
         """The totals and the newest moment, and the moment's image parts."""
         with self.lock:
+            self.urgent = False
             totals = self.totals()
             moments, parts = _joined(list(self._moments.values()))
             streams, self._streams, self._moments = self._streams, {}, {}

@@ -85,6 +85,7 @@ class Line:
         self._unacked_bytes = 0
         self._hello_at = 0.0
         self._next_tick = 0.0
+        self._next_urgent = 0.0
         self._connect_at = 0.0
         self._number = 0
         self._acked_sample = 0
@@ -434,6 +435,15 @@ class Line:
             return False
         return True
 
+    def _send_urgent(self, now: float) -> None:
+        """The sample that shows how an episode failed, before the record of its end.
+
+        Ten times a second at most: some loops only fail.
+        """
+        if self._recorder.urgent and now >= self._next_urgent:
+            self._next_urgent = now + WATCHED_TICK
+            self._send_newest(now)
+
     def _send_records(self, now: float) -> None:
         # An exporter that has too much to do acknowledges some, and drops others.
         longest = next(iter(self._unacked.values()), None)
@@ -446,6 +456,7 @@ class Line:
             for seq, data in found:
                 self._unacked[seq] = data, now
                 self._unacked_bytes += len(data)
+            self._send_urgent(now)  # asked now: the record of its end may be among them
             if not self._send_batch(found):
                 return
 

@@ -1,5 +1,6 @@
 """One episode: what it counts, what it keeps, how it ends, and that it never hurts."""
 
+import contextlib
 import functools
 import threading
 from typing import Any, Callable, Dict, List
@@ -570,6 +571,40 @@ def test_images_are_not_called_for_while_nobody_watches(source: Recorder) -> Non
     images = Called({})
     start(source).step(images=images.look)
     assert images.times == 0
+
+
+def test_a_failed_episode_takes_its_last_step(source: Recorder) -> None:
+    ep = start(source)
+    with contextlib.suppress(KeyError), ep:
+        for number in range(100):
+            ep.step(state={"n": number})
+        raise KeyError
+    assert source.urgent
+    (moment,) = sample(source).moments
+    assert wire.decode_plain(moment.state) == {"n": 99}
+    assert not source.urgent
+
+
+def test_one_that_ends_well_is_not_urgent(source: Recorder) -> None:
+    with start(source) as ep:
+        ep.step(state={"n": 1})
+    assert not source.urgent
+
+
+def test_of_an_episode_of_another_thread_nothing_is_taken_at_its_end(
+    source: Recorder,
+) -> None:
+    ep = start(source)
+    ep.step(state={"n": 1})
+    sample(source)
+    source.raise_flags()
+    ender = threading.Thread(
+        target=source.abandon_episodes, args=("error", wire.ErrorInfo("KeyError"))
+    )
+    ender.start()
+    ender.join()
+    assert sample(source).moments == ()
+    assert not source.urgent
 
 
 FUNCTIONS: Dict[str, Any] = {

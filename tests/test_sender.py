@@ -1,5 +1,6 @@
 """What goes over the socket, in which order, and what never waits for it."""
 
+import contextlib
 import json
 import logging
 import socket
@@ -329,6 +330,39 @@ def test_a_sample_that_is_too_large_goes_without_its_moment(
         listener.wait_for(listener.sample)
     samples: List[Any] = [one.message for one in listener.heard(wire.Sample)]
     assert all(one.moments == () for one in samples)
+
+
+def test_how_a_failed_episode_looked_goes_before_its_end(
+    listener: Listener, thread: bool
+) -> None:
+    with eh.open_run("mug", thread=thread) as run:
+        keep_calling(listener, run.progress, listener.sample)
+        with contextlib.suppress(KeyError), run.episode() as ep:
+            for number in range(1, 101):
+                ep.step(state={"n": number})
+            raise KeyError
+    (end,) = listener.episodes()
+    assert end.error is not None
+    heard: List[Any] = listener.heard()
+    steps = [
+        [moment.step for moment in getattr(one.message, "moments", ())] for one in heard
+    ]
+    ends = [wire.encode(end) in one.parts for one in heard]
+    assert steps.index([100]) < ends.index(True)
+
+
+def test_a_loop_that_only_fails_sends_few_samples(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "TICK", 60.0)
+    monkeypatch.setattr(sender, "WATCHED_TICK", 60.0)
+    with eh.open_run("mug") as run:
+        for _ in range(200):
+            with contextlib.suppress(KeyError), run.episode() as ep:
+                ep.step()
+                raise KeyError
+        listener.wait_for(lambda: len(listener.episodes()) == 200)
+    assert len(listener.heard(wire.Sample)) <= 3
 
 
 # --- watching ------------------------------------------------------------------------
