@@ -111,6 +111,7 @@ class App:
             retention=settings.journal.retention_days * 86400,
             max_traces=settings.traces.max_pending if endpoint is not None else 0,
             forget_links=ingest.forget,
+            present_of=presents.of,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)
         metrics = RunMetrics(

@@ -7,7 +7,8 @@ from is on disk (WAL, ``synchronous=FULL``).
 Tables: ``records`` recognises every record by (source, seq) and keeps the bytes of all
 but episode ends; ``episodes`` keeps those, a row an episode, and is the outbox of
 traces too; ``totals`` the newest totals of each source that has not closed; ``losses``
-which sources are lost; ``forgotten`` which records of deleted runs had come.
+which sources are lost; ``forgotten`` which records of deleted runs had come;
+``last_seen`` what was seen last of episodes that failed, within bounds of its own.
 
 A damaged file is set aside when it is opened, and what can be read of it is kept.
 """
@@ -71,12 +72,26 @@ CREATE TABLE forgotten (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX forgotten_at ON forgotten (at);
 """
-_STEPS = (_SCHEMA_1, _SCHEMA_2)
+_SCHEMA_3 = """
+CREATE TABLE last_seen (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    source BLOB NOT NULL,
+    trace_id TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (run, trace_id)
+) STRICT;
+"""
+_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
 """What brings a file from each version to the next; a new one goes through all."""
 VERSION = len(_STEPS)
 FORGOTTEN_SECONDS = 365 * 86400.0
 MAX_FORGOTTEN = 1_000_000
 """For how long, and of how many sources, it is known what came of deleted runs."""
+MAX_LAST_SEEN = 1000
+MAX_LAST_SEEN_BYTES = 256 * 1024 * 1024
+"""Of how many failed episodes, and in how many bytes, it is kept how they looked."""
 _EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
 _VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
 TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2
@@ -140,6 +155,20 @@ class Deletion:
     received: dict[bytes, Ranges]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What was seen last of an episode, to commit.
+
+    ``newer`` says that it takes the place of what was kept of that episode before.
+    """
+
+    run: str
+    source: bytes
+    trace_id: str
+    data: bytes
+    newer: bool = True
+
+
 @dataclass
 class Batch:
     """What one commit makes durable together.
@@ -153,6 +182,8 @@ class Batch:
         lost_episodes: ends of open episodes, told by the exporter.
         sent: rows of episodes whose traces were delivered.
         deleted: runs to delete.
+        last_seen: what is kept with episodes that failed.
+        unseen: episodes (run, trace id) of which that is not wanted any more.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -163,6 +194,8 @@ class Batch:
     lost_episodes: list[Entry] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     deleted: list[Deletion] = field(default_factory=list)
+    last_seen: list[Kept] = field(default_factory=list)
+    unseen: list[tuple[str, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -296,14 +329,37 @@ class Journal:
         db.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?)", batch.lost)
         _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
         _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
+        self._write_last_seen(batch)
         for deletion in batch.deleted:
             self._delete(deletion)
+
+    def _write_last_seen(self, batch: Batch) -> None:
+        db = self._db
+        if batch.unseen:
+            db.executemany(
+                "DELETE FROM last_seen WHERE run = ? AND trace_id = ?", batch.unseen
+            )
+        for kept in batch.last_seen:
+            db.execute(
+                f"INSERT OR {'REPLACE' if kept.newer else 'IGNORE'} INTO last_seen"
+                " (run, source, trace_id, size, data) VALUES (?, ?, ?, ?, ?)",
+                (kept.run, kept.source, kept.trace_id, len(kept.data), kept.data),
+            )
+        if batch.last_seen:
+            db.execute(
+                "DELETE FROM last_seen WHERE id IN (SELECT id FROM (SELECT id,"
+                " sum(size) OVER newest AS bytes, row_number() OVER newest AS place"
+                " FROM last_seen WINDOW newest AS (ORDER BY id DESC))"
+                " WHERE bytes > ? OR place > ?)",
+                (MAX_LAST_SEEN_BYTES, MAX_LAST_SEEN),
+            )
 
     def _delete(self, deletion: Deletion) -> None:
         db = self._db
         for table in ("records", "totals", "losses"):
             _each(db, f"DELETE FROM {table} WHERE source = ?", [*deletion.received])
-        db.execute("DELETE FROM episodes WHERE run = ?", (deletion.run,))
+        for table in ("episodes", "last_seen"):
+            db.execute(f"DELETE FROM {table} WHERE run = ?", (deletion.run,))
         db.executemany(
             "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
             [
@@ -482,6 +538,31 @@ class Reader:
     def newest_episodes(self, run: str, limit: int) -> list[Row]:
         """The newest ended episodes of a run, newest first."""
         return self._select("run = ? ORDER BY id DESC LIMIT ?", (run, limit))
+
+    def last_seen(self, run: str, trace_id: str) -> bytes | None:
+        """What was seen last of an episode, where it is kept; see ``lastseen``."""
+        with self._db() as db:
+            row = db.execute(
+                "SELECT data FROM last_seen WHERE run = ? AND trace_id = ?",
+                (run, trace_id),
+            ).fetchone()
+        return bytes(row[0]) if row else None
+
+    def newest_last_seen(self, run: str) -> tuple[str, bytes] | None:
+        """What is kept of a run's newest failure, with the episode's trace id."""
+        with self._db() as db:
+            row = db.execute(
+                "SELECT trace_id, data FROM last_seen"
+                " WHERE id = (SELECT max(id) FROM last_seen WHERE run = ?)",
+                (run,),
+            ).fetchone()
+        return (str(row[0]), bytes(row[1])) if row else None
+
+    def seen(self, run: str) -> set[str]:
+        """Trace ids of the run's episodes of which something is kept."""
+        with self._db() as db:
+            rows = db.execute("SELECT trace_id FROM last_seen WHERE run = ?", (run,))
+            return {trace_id for (trace_id,) in rows}
 
     def to_send(self, limit: int) -> list[Row]:
         """Episodes whose traces have not been delivered, oldest first."""

@@ -1,8 +1,8 @@
-"""The present moment of each source: what is shown and neither counted nor kept.
+"""The present moment of each source: what is shown, and kept only of what fails.
 
-Written by ingest's thread, read by the live page's; bounded in number and in bytes, the
-source that has been silent longest goes first. An image stays until the next one of its
-name comes.
+Written by ingest's thread, read by the live page's and the writer's; bounded in number
+and in bytes, the source that has been silent longest goes first. An image stays until
+the next one of its name comes.
 """
 
 import threading
@@ -18,11 +18,12 @@ MAX_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it came: its shape, its bytes, and when."""
+    """An image as it came: its shape, its bytes, when, and with which episode."""
 
     image: wire.Image
     data: bytes
     received: float
+    episode: int | None = None
 
 
 @dataclass
@@ -65,8 +66,9 @@ class Present:
                 if 0 <= image.part < len(newest.parts):
                     data = newest.parts[image.part]
                     if len(data) <= wire.MAX_IMAGE_BYTES:
-                        picture = Picture(image, data, newest.received)
-                        self.pictures[image.name] = picture
+                        self.pictures[image.name] = Picture(
+                            image, data, newest.received, moment.episode
+                        )
         while len(self.pictures) > 16:
             del self.pictures[next(iter(self.pictures))]
         for name, data in sample.streams.items():

@@ -5,12 +5,14 @@ by the API; the page is rendered from the same values, so they cannot disagree.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from experiment_hooks import wire
 from exporter.journal import LOST, Row
+from exporter.lastseen import LastSeen
 from exporter.metrics import source_states
+from exporter.present import Picture
 from exporter.state import Mode, Run, Source, State
 from exporter.verdict import Rules, Verdict, verdict
 
@@ -143,6 +145,8 @@ def source(one: Source) -> Json:
         "version": one.opened.version,
         "state": state,
         "ending": one.closed.ending if one.closed else None,
+        "reason": one.closed.reason if one.closed else "",
+        "error": error(one.closed.error) if one.closed else None,
         "opened": one.opened_at,
         "closed": one.closed.at if one.closed else None,
         "lost": one.lost_at,
@@ -174,10 +178,11 @@ def open_episode(one: Source, shown: wire.OpenEpisode) -> Json:
     }
 
 
-def episode(row: Row, one: Source | None) -> Json:
-    """An ended episode."""
+def episode(row: Row, one: Source | None, seen: Container[str] = ()) -> Json:
+    """An ended episode; ``seen`` has the trace ids of those whose looks are kept."""
     record = row.episode
     started = one.shift(record.started) if one else record.started
+    trace_id = wire.trace_id(record.run, record.source, record.number)
     return {
         "source": record.source.hex(),
         "mode": record.mode,
@@ -190,13 +195,48 @@ def episode(row: Row, one: Source | None) -> Json:
         "started": started,
         "ended": started + record.duration,
         "duration_seconds": record.duration,
-        "trace_id": wire.trace_id(record.run, record.source, record.number),
+        "trace_id": trace_id,
         "target": record.target,
         "seed": record.seed,
         "attributes": record.attributes,
         "error": error(record.error),
         "scores": record.scores,
         "late": row.late,
+        "last_seen": trace_id in seen,
+    }
+
+
+def last_seen(found: LastSeen, trace_id: str, one: Source | None) -> Json:
+    """What was kept with an episode that failed or was lost."""
+    try:
+        state = wire.decode_plain(found.state) if found.state else None
+    except wire.WireError as unreadable:
+        state = f"... unreadable: {unreadable}"
+    return {
+        "source": found.source.hex(),
+        "trace_id": trace_id,
+        "mode": found.mode,
+        "epoch": found.epoch,
+        "index": found.index,
+        "target": found.target,
+        "seen": found.at,
+        "step": found.step,
+        "state": state,
+        "scores": found.scores,
+        "images": [_image(p) for p in found.pictures if len(p.image.shape) in (2, 3)],
+        "logs": [log_line(line, one) for line in found.lines()],
+        "omitted": found.omitted,
+    }
+
+
+def _image(picture: Picture) -> Json:
+    image = picture.image
+    return {
+        "name": image.name,
+        "shape": list(image.shape),
+        "dtype": image.dtype,
+        "stride": image.stride,
+        "seen": picture.received,
     }
 
 

@@ -25,11 +25,13 @@ from prometheus_client.openmetrics.exposition import (
 from werkzeug.exceptions import HTTPException
 
 from experiment_hooks import wire
-from exporter import exposition, views
+from exporter import exposition, lastseen, views
 from exporter.access import Access
 from exporter.ingest import Ingest
 from exporter.journal import Reader
+from exporter.live import pictures
 from exporter.metrics import RunMetrics
+from exporter.present import Picture
 from exporter.state import Run, State
 from exporter.verdict import STOP_ID, Rules, deletable, verdict
 from exporter.writer import Writer
@@ -70,6 +72,7 @@ def create_app(served: Served, access: Access) -> flask.Flask:
     _add_health(app, served)
     given = Given()
     _add_api(app, served, given)
+    _add_last_seen(app, served)
     _add_commands(app, served, given)
     app.register_error_handler(HTTPException, _failed)
     return app
@@ -160,6 +163,27 @@ def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
         return _json(page)
 
 
+def _add_last_seen(app: flask.Flask, served: Served) -> None:
+    base = "/api/v1/runs/<run>/episodes/<trace_id>/last_seen"
+
+    @app.get(base)
+    def last_seen(run: str, trace_id: str) -> flask.Response:
+        found = _last_seen(served, run, trace_id)
+        with served.state.lock:
+            source = _run(served, run).sources.get(found.source)
+            said = views.last_seen(found, trace_id, source)
+        return _json(said)
+
+    # A name may have slashes in it, and two in a row are not one.
+    @app.get(f"{base}/<path:name>.png", merge_slashes=False)
+    def last_image(run: str, trace_id: str, name: str) -> flask.Response:
+        found = _last_seen(served, run, trace_id).pictures
+        picture = next((one for one in found if one.image.name == name), None)
+        if picture is None:
+            flask.abort(404, "there is no such image")
+        return _png(picture)
+
+
 def episode_page(served: Served, run: str) -> dict[str, Any]:
     """A page of a run's episodes, as the request's arguments ask for it."""
     args = flask.request.args
@@ -173,17 +197,35 @@ def episode_page(served: Served, run: str) -> dict[str, Any]:
     rows = served.reader.episodes(
         run, after=after, limit=limit, mode=mode, outcome=outcome
     )
-    shown = [views.episode(row, sources.get(row.episode.source)) for row in rows]
+    seen = served.reader.seen(run)
+    shown = [views.episode(row, sources.get(row.episode.source), seen) for row in rows]
     more = len(rows) == limit
     if not more and outcome is None:
         # One may have ended since its run was looked at.
         ended = {one["trace_id"] for one in shown}
         shown += [
-            one
+            {**one, "last_seen": one["trace_id"] in seen}
             for one in still_open
             if mode in (None, one["mode"]) and one["trace_id"] not in ended
         ]
     return {"episodes": shown, "next": str(rows[-1].id) if more else None}
+
+
+def _last_seen(served: Served, run: str, trace_id: str) -> lastseen.LastSeen:
+    data = served.reader.last_seen(run, trace_id)
+    found = lastseen.decode(data) if data else None
+    if found is None:
+        flask.abort(404, "of such an episode nothing is kept")
+    return found
+
+
+def _png(picture: Picture) -> flask.Response:
+    try:
+        body = pictures.png(picture.image, picture.data)
+    except pictures.PictureError as error:
+        flask.abort(404, str(error))
+    headers = {"Cache-Control": "no-store"}
+    return flask.Response(body, mimetype="image/png", headers=headers)
 
 
 def _run(served: Served, name: str) -> Run:

@@ -17,6 +17,7 @@ from dataclasses import replace
 import msgspec
 
 from experiment_hooks import wire
+from exporter import lastseen
 from exporter.ingest import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.salvage import means_damage
@@ -71,6 +72,7 @@ class Writer(threading.Thread):
         retention: seconds after its end when a run is deleted; 0 keeps all.
         max_traces: how many traces may wait in the journal; 0 is no bound.
         forget_links: tells ingest whose links are not asked for any more.
+        present_of: a copy of what a source looks like, for what is kept of failures.
         clock: Unix seconds.
     """
 
@@ -89,6 +91,7 @@ class Writer(threading.Thread):
         retention: float = 0.0,
         max_traces: int = 0,
         forget_links: Callable[[list[bytes]], None] = lambda sources: None,
+        present_of: lastseen.PresentOf = lambda source: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="writer", daemon=True)
@@ -110,6 +113,7 @@ class Writer(threading.Thread):
         self._retention = retention
         self._max_traces = max_traces
         self._forget_links = forget_links
+        self._present_of = present_of
         self._clock = clock
         self._born = clock()
         self._sent: deque[int] = deque()
@@ -253,6 +257,7 @@ class Writer(threading.Thread):
             settled = self._sort(arrivals, batch)
             if ticking:
                 self._tick(batch)
+            lastseen.keep(batch, self._state, self._present_of)
         except sqlite3.Error as error:  # it cannot even be read
             self.dropped["journal"] += len(arrivals) - len(batch.entries)
             self._refused(batch, error)

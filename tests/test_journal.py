@@ -465,7 +465,7 @@ def test_a_journal_of_the_first_version_is_brought_to_this_one(path: Path) -> No
         with Journal(path, traces=True) as journal:
             assert [r for _, _, r, _, _ in journal.replay() if r] == records
             assert journal.bound_traces(0) == (1, 0)
-            assert journal._db.execute("PRAGMA user_version").fetchone() == (2,)
+            assert journal._db.execute("PRAGMA user_version").fetchone() == (3,)
             journal.commit(deletion(7, run="other"))
             assert journal.forgotten(Teller(7).id).count == 3
 

@@ -15,12 +15,12 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from exporter import salvage
-from exporter.journal import Batch, Journal, Totals
+from exporter.journal import Batch, Journal, Kept, Totals
 from tests.making import NOON, Teller
 from tests.test_journal import batch, entry, lost
 
 PAGE = 4096
-TABLES = ("records", "episodes", "totals", "losses", "forgotten")
+TABLES = ("records", "episodes", "totals", "losses", "forgotten", "last_seen")
 Rows = dict[str, list[tuple[Any, ...]]]
 Damage = Callable[[Path], None]
 
@@ -36,6 +36,9 @@ def fill(journal: Journal) -> None:
         for teller in tellers:
             said = [teller.started(number), teller.ended(number, target="x" * 100)]
             journal.commit(batch(*said, run=teller.run))
+    for number in range(40):
+        kept = Kept("run1", tellers[0].id, f"{number:032x}", b"seen" * 600)
+        journal.commit(Batch(last_seen=[kept]))
     started = tellers[0].started(150)
     journal.commit(batch(started, run="run1"))
     told = entry(lost(started).record, "run1")
@@ -296,9 +299,11 @@ def test_whatever_page_is_damaged_nothing_false_is_kept(
 
 def test_of_a_journal_of_an_older_version_all_is_kept(path: Path, before: Rows) -> None:
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE forgotten; PRAGMA user_version=1;")
+        db.executescript(
+            "DROP TABLE forgotten; DROP TABLE last_seen; PRAGMA user_version=1;"
+        )
     condemned(path)
-    assert kept(path, before) == before
+    assert kept(path, before) == {**before, "last_seen": []}
 
 
 # --- where it did not end well --------------------------------------------------------

@@ -1,7 +1,7 @@
 """Scenes: what is taken from state, presents and journal, and how often."""
 
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 import pytest
 
@@ -35,6 +35,12 @@ class World:
     def newest_episodes(self, run: str, limit: int) -> List[Row]:
         self.read += 1
         return self.rows[::-1][:limit]
+
+    def seen(self, run: str) -> Set[str]:
+        return set()
+
+    def newest_last_seen(self, run: str) -> None:
+        return None
 
     def record(
         self, kind: Any, source: bytes = A, at: float = T, run: str = "r", **said: Any

@@ -112,6 +112,7 @@ def a_source(**changes: Any) -> Dict[str, Any]:
         "version": "1",
         "state": "live",
         "ending": None,
+        "error": None,
         "opened": NOW - 100,
         "closed": None,
         "lost": None,
@@ -138,6 +139,7 @@ def an_episode(**changes: Any) -> Dict[str, Any]:
         "trace_id": "0123456789abcdef" * 2,
         "target": "mug",
         "error": None,
+        "last_seen": False,
         "late": False,
         "phase": "matching",
         **changes,
@@ -498,14 +500,14 @@ def test_between_sources_one_can_switch() -> None:
 
 def test_episodes_have_a_column_for_each_result_and_a_link_to_their_trace() -> None:
     rows = {7: an_episode(), 6: an_episode(results={"error": 0.123456}, outcome="lost")}
-    shown = view.episodes(rows, ("correct",), "http://t/{trace_id}?x=1")
+    shown = view.episodes("r", rows, ("correct",), "http://t/{trace_id}?x=1")
     assert [*shown.lists["episodes"]] == ["episode-7", "episode-6"]
     assert "return error Target" in " ".join(re.findall(r"\w+", said(shown)))
     assert 'href="http://t/0123456789abcdef0123456789abcdef?x=1"' in all_html(shown)
     assert "0.1235" in said(shown)
-    assert "href" not in all_html(view.episodes(rows, (), ""))
+    assert "href" not in all_html(view.episodes("r", rows, (), ""))
     nothing = {1: an_episode(target=None)}
-    assert "Target" not in said(view.episodes(nothing, (), ""))
+    assert "Target" not in said(view.episodes("r", nothing, (), ""))
 
 
 def test_a_log_line_that_was_drawn_is_not_drawn_again() -> None:
@@ -606,11 +608,11 @@ def hostile_page() -> List[view.Shown]:
     )  # fmt: skip
     episode = an_episode(
         mode=HOSTILE, outcome=HOSTILE, target=HOSTILE, phase=HOSTILE,
-        results={HOSTILE: 1.0}, error=error, trace_id=HOSTILE,
+        results={HOSTILE: 1.0}, error=error, trace_id=HOSTILE, last_seen=True,
     )  # fmt: skip
     source = a_source(
         name=HOSTILE, process=HOSTILE, role=HOSTILE, python=HOSTILE, version=HOSTILE,
-        ending=HOSTILE, open=[episode],
+        ending=HOSTILE, error=error, open=[episode],
     )  # fmt: skip
     value = view.ShownValue(HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: 1}, NOW)
     image = view.ShownImage(HOSTILE, (2, 2), HOSTILE, 1, NOW, HOSTILE)
@@ -622,13 +624,21 @@ def hostile_page() -> List[view.Shown]:
         "time": NOW, "level": HOSTILE, "message": HOSTILE, "logger": HOSTILE,
         "fields": {HOSTILE: HOSTILE}, "trace_id": HOSTILE, "source": HOSTILE,
     }  # fmt: skip
+    last_seen = {
+        "source": HOSTILE, "trace_id": HOSTILE, "mode": HOSTILE, "epoch": 1,
+        "index": None, "target": HOSTILE, "seen": NOW, "step": 3,
+        "state": {HOSTILE: HOSTILE}, "scores": {HOSTILE: 1.0}, "logs": [line],
+        "images": [{"name": HOSTILE, "shape": [2, 2], "dtype": HOSTILE, "stride": 2}],
+        "omitted": 1,
+    }  # fmt: skip
     refused = (view.Refused(NOW, HOSTILE, HOSTILE),)
     return [
         view.head(run, NOW),
         view.gone(HOSTILE),
         view.modes(run, {HOSTILE: 1.0}, NOW),
         view.moment(moment, NOW),
-        view.episodes({1: episode}, (HOSTILE,), "http://t/{trace_id}"),
+        view.episodes(HOSTILE, {1: episode}, (HOSTILE,), "http://t/{trace_id}"),
+        view.last_seen(HOSTILE, last_seen),
         view.log({1: line}, "http://t/{trace_id}", {}),
         view.sources(run, [source], 1, ""),
         view.about(run),
@@ -650,7 +660,7 @@ def test_whatever_is_said_is_text() -> None:
 
 def test_a_document_is_escaped_too() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:8]:
+    for one in hostile_page()[:9]:
         shown |= one
     shown.lists.setdefault("log", {})
     html = view.page("run.html", shown, version="1", root="", socket="", run=HOSTILE)
@@ -676,7 +686,7 @@ def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() ->
 
 def test_all_fragments_of_a_run_have_a_place_on_its_page() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:8]:
+    for one in hostile_page()[:9]:
         shown |= one
     html = view.page("run.html", shown, version="1", root="", socket="", run="r")
     ids = {attrs.get("id") for _, attrs in Document(html).tags}

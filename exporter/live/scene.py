@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from markupsafe import Markup
 
 from experiment_hooks import wire
-from exporter import views
+from exporter import lastseen, views
 from exporter.journal import Reader
 from exporter.live import view
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
@@ -95,12 +95,13 @@ class RunScene:
         self._id = run
         self._parts = parts
         self._source = source
-        self._settled = source is not None
+        self._asked = self._settled = source is not None
         self._copy: _Copy | None = None
         self._pace = Pace()
         self._rates = Rates()
         self._drawn = Drawn()
         self._episode_rows: tuple[int, dict[int, Json]] = (-1, {})
+        self._last_seen: tuple[object, Json | None] = (None, None)
         self._ended: dict[tuple[bytes, int], Json] = {}
         self._moments = Moments()
 
@@ -115,14 +116,22 @@ class RunScene:
             self._source = self._pick(copy)
         rates = self._rates.seen(run, now)
         rows = self._episodes(copy)
-        moment = self._moment(copy)
+        moment, seen = self._moment(copy), self._seen_last(copy)
+        error = run["error"] or self._its_error(copy)
         shown, good, old = hexadecimal(self._source), run["success"], draw.rows("log")
         return (
-            draw("head", (copy.mark, whole), lambda: view.head(run, whole))
+            draw(
+                "head",
+                (copy.mark, whole),
+                lambda: view.head({**run, "error": error}, whole),
+            )
+            | draw("last-seen", (seen,), lambda: view.last_seen(self._id, seen))
             | draw("modes", (copy.mark, whole), lambda: view.modes(run, rates, whole))
             | draw("moment", (moment, whole), lambda: view.moment(moment, now))
             | draw(
-                "episodes", (copy.ends, good), lambda: view.episodes(rows, good, url)
+                "episodes",
+                (copy.ends, good),
+                lambda: view.episodes(self._id, rows, good, url),
             )
             | draw("log", tuple(copy.logs), lambda: view.log(copy.logs, url, old))
             | draw(
@@ -179,12 +188,41 @@ class RunScene:
             with self._parts.state.lock:
                 run = self._parts.state.runs.get(self._id)
                 known = dict(run.sources) if run and found else {}
-            rows = {r.id: views.episode(r, known.get(r.episode.source)) for r in found}
+            kept = self._parts.reader.seen(self._id) if found else set()
+            rows = {
+                row.id: views.episode(row, known.get(row.episode.source), kept)
+                for row in found
+            }
             self._episode_rows = (copy.ends, rows)
             self._ended = {
                 (row.episode.source, row.episode.number): rows[row.id] for row in found
             }
         return self._episode_rows[1]
+
+    # --- why it failed ---------------------------------------------------------------
+
+    def _its_error(self, copy: _Copy) -> Json | None:
+        """The error of the source that was asked for."""
+        shown = hexadecimal(self._source) if self._asked else ""
+        found = (one["error"] for one in copy.sources if one["source"] == shown)
+        return next(found, None)
+
+    def _seen_last(self, copy: _Copy) -> Json | None:
+        """What was seen last of the newest failed episode of a run that failed."""
+        run = copy.run
+        if run["state"] not in ("failed", "lost"):
+            return None
+        mark = (run["state"], run["sources"]["lost"], copy.ends)
+        if self._last_seen[0] != mark:
+            kept = self._parts.reader.newest_last_seen(self._id)
+            found = lastseen.decode(kept[1]) if kept else None
+            said = None
+            if kept and found:
+                with self._parts.state.lock:
+                    _, source = self._parts.state.sources.get(found.source, (0, None))
+                    said = views.last_seen(found, kept[0], source)
+            self._last_seen = (mark, said)
+        return self._last_seen[1]
 
     # --- the moment ------------------------------------------------------------------
 

@@ -193,6 +193,14 @@ def head(run: Json, now: float) -> Shown:
     )
 
 
+def last_seen(run: str, seen: Json | None) -> Shown:
+    """What was seen last of the episode that failed, as ``views.last_seen`` says it."""
+    if seen is None:
+        return Shown({"last-seen": Markup()})
+    bars = scores(seen["scores"])
+    return Shown({"last-seen": _run.last_seen(run, seen, *bars)})
+
+
 def gone(run: str) -> Shown:
     """The run is not known (any more)."""
     return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run)})
@@ -375,7 +383,9 @@ def _height(number: float) -> tuple[bool, float]:
     return number == number, number
 
 
-def episodes(rows: Mapping[int, Json], success: Sequence[str], trace_url: str) -> Shown:
+def episodes(
+    run: str, rows: Mapping[int, Json], success: Sequence[str], trace_url: str
+) -> Shown:
     """The newest ended episodes, by the number of their row."""
     columns = list(dict.fromkeys(n for row in rows.values() for n in row["results"]))
     columns = columns[:RESULT_COLUMNS]
@@ -385,6 +395,7 @@ def episodes(rows: Mapping[int, Json], success: Sequence[str], trace_url: str) -
         {
             "episodes": {
                 f"episode-{number}": _run.episode(
+                    run,
                     number,
                     row,
                     columns,
