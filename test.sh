@@ -174,7 +174,10 @@ else
     if [ -n "$have_newest" ]; then tests "$newest" "$newest_environment"; fi
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
-    if [ -n "$have_main" ]; then EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main"; fi
+    # These have the machine to themselves: two workers, a file of tests each.
+    if [ -n "$have_main" ]; then
+        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 2 --dist loadfile
+    fi
     # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
     if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then
         tests "3.11 with SB3" .venvs/sb3 tests/test_{gymnasium,docs}.py -k stable
