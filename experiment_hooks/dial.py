@@ -24,7 +24,10 @@ _OPTIONS = (
     # More than there ever are: the windows bound them. So a message that cannot be sent
     # means that there is no connection.
     (zmq.SNDHWM, 2 * WINDOW_RECORDS),
-    (zmq.RCVHWM, 1000),
+    # No bound: where one stops the reading and the connection ends, the heartbeat
+    # aborts the process (libzmq 4.3.5, "Assertion failed: !_io_error"). What comes is
+    # bounded by what we send, and a ping in 3 s while the interpreter's lock is held.
+    (zmq.RCVHWM, 0),
     (zmq.RECONNECT_IVL, 100),
     (zmq.RECONNECT_IVL_MAX, 1000),
     (zmq.HEARTBEAT_IVL, 5000),
