@@ -2,7 +2,8 @@
 
 On a Python below 3.11 only the hooks' tests are collected: a file that imports what
 needs a newer one, itself or by a module of the tests that it imports, is left out. So
-are, on all but 3.11, the tests of what chooses its own Pythons: once is enough.
+are, on all but 3.11, the tests of what chooses its own Pythons, and of a link that
+fails: once is enough.
 """
 
 import itertools
@@ -26,7 +27,12 @@ _NEWER = (
 )
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
-_ONCE = {"test_environment_sh.py", "test_run_sh.py", "test_wheel.py"}
+_ONCE = {
+    "test_e2e_network.py",
+    "test_environment_sh.py",
+    "test_run_sh.py",
+    "test_wheel.py",
+}
 
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit

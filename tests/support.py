@@ -562,6 +562,19 @@ class Exporter:
         found: List[Dict[str, Any]] = answer.json()["episodes"]
         return found
 
+    def indices(self, run: str) -> List[int]:
+        """The index of each episode, of all pages, in the order they are listed."""
+        found: List[int] = []
+        quoted = urllib.parse.quote(run, safe="")
+        path = f"/api/v1/runs/{quoted}/episodes?limit=1000"
+        after = ""
+        while True:
+            page = self.get(path + after).json()
+            found += [one["index"] for one in page["episodes"]]
+            if not page["next"]:
+                return found
+            after = f"&after={page['next']}"
+
     def samples(self, name: str, **labels: str) -> List[MetricSample]:
         """The samples of that name on /metrics that have these labels."""
         return [
