@@ -35,9 +35,9 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024
 OFFSET_WINDOW = 60.0
 """Seconds after which an older estimate of a source's clock is forgotten."""
 
-# A peer that vanished without a word is noticed after some 20 s. Not by ZeroMQ's heartbeat:
-# where a connection ends while so much of it waits that no more is read, its timer
-# aborts the process (libzmq 4.3.5, "Assertion failed: !_io_error").
+# A peer that vanished without a word is noticed after some 20 s. Not by ZeroMQ's
+# heartbeat: where a connection ends while so much of it waits that no more is read, its
+# timer aborts the process (libzmq 4.3.5, "Assertion failed: !_io_error").
 _NOTICED_BY_THE_KERNEL = (
     (zmq.TCP_KEEPALIVE, 1),
     (zmq.TCP_KEEPALIVE_IDLE, 5),
