@@ -569,7 +569,9 @@ class Exporter:
         path = f"/api/v1/runs/{quoted}/episodes?limit=1000"
         after = ""
         while True:
-            page = self.get(path + after).json()
+            answer = self.get(path + after)
+            assert answer.status == 200, answer
+            page = answer.json()
             found += [one["index"] for one in page["episodes"]]
             if not page["next"]:
                 return found

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterator, Tuple
 
 import pytest
 
-from tests.support import Exporter, Pythons, eventually, require
+from tests.support import Exporter, Pythons, eventually, free_port, require
 from tests.test_e2e_restart import BUSY, COUNTED, Watcher, counted, grown
 from tests.test_e2e_sources import WAITING
 
@@ -177,6 +177,56 @@ def test_a_new_journal_that_has_no_room_is_said_at_the_start(
     exporter = exporter_process(f"journal.path={journal}", wait=False)
     assert exporter.launch().wait() == 2
     assert re.search(r"the journal .* cannot be used: .* full", exporter.output)
+
+
+# --- the spool's disk -----------------------------------------------------------------
+
+# Ends episodes until it is told to go home; says how many, and its longest step.
+UNHEARD = f"""
+import pathlib, time
+import experiment_hooks as eh
+{WAITING}
+with eh.open_run("unheard", run_id="unheard") as run:
+    index, longest = 0, 0.0
+    while not pathlib.Path("home").exists():
+        with run.episode(mode="eval", index=index) as ep:
+            began = time.perf_counter()
+            ep.step(state={{"x": 1}})
+            longest = max(longest, time.perf_counter() - began)
+            ep.finish(outcome="correct")
+        index += 1
+        time.sleep(0.005)
+    run.close(timeout=20)
+print("DID", index, longest, flush=True)
+"""
+
+
+def test_a_full_disk_under_the_spool_is_said_once_and_costs_nothing(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    small_disk: SmallDisk,
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    env = {
+        "EPISIGHT_ENDPOINT": f"tcp://127.0.0.1:{port}",
+        "EPISIGHT_SPOOL_DIR": str(small_disk.path / "spool"),
+    }
+    small_disk.fill()
+    child = run_python.start(UNHEARD, env=env)
+    said = child.wait_for("records wait in memory only, since .*cannot be written")
+    assert "No space left" in said
+    exporter = exporter_process(f"ingest.port={port}")
+    eventually(lambda: len(exporter.indices("unheard")) > 100, 20)
+    (tmp_path / "home").touch()
+    assert child.wait() == 0
+    assert child.output.count("records wait in memory only") == 1
+    told = re.search(r"DID (\d+) (\S+)", child.output)
+    assert told is not None
+    eventually(lambda: exporter.run("unheard")["state"] == "completed")
+    assert exporter.indices("unheard") == list(range(int(told[1])))
+    assert exporter.run("unheard")["missing"] == 0
+    assert float(told[2]) < 1.0
 
 
 # --- damage ---------------------------------------------------------------------------
