@@ -1,4 +1,4 @@
-"""What became of a socket's attempts to connect, until the first that succeeded.
+"""What became of a socket's newest attempts to connect.
 
 Owns the socket's monitor; used by the thread that owns the socket.
 """
@@ -48,8 +48,7 @@ class Attempts:
             if event == zmq.EVENT_CONNECTED:
                 self.accepted = True
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.reason = ""
-                self.close()
+                self.turned_away, self.reason = False, ""
             else:
                 self.turned_away = True
                 self.reason = _REASONS.get(event, self.reason)

@@ -46,6 +46,9 @@ def replay(paths: Sequence[str], environ: Mapping[str, str]) -> int:
     except ValueError as error:
         print(f"episight: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a directory that cannot be written, for instance
+        print(f"episight: {error}", file=sys.stderr)
+        return 1
     for path in found.used:
         print(f"left: {path} is written by a living process, or was {LEASE:g} s ago")
     if not found.names:

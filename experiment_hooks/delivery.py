@@ -99,7 +99,17 @@ class Delivery:
         return mine or (self._own is not None and self._own.count > 0)
 
     def pump(self) -> None:
-        """Do what can be done now."""
+        """Do what can be done now; a disk that fails costs the file at hand."""
+        try:
+            self._pump()
+        except OSError as error:
+            claim, self._claim = self._claim, None
+            self._hang_up()
+            path = claim.path if claim is not None else self._folder.path
+            self._complain(path, error)
+            self._skipped.add(os.path.basename(path))
+
+    def _pump(self) -> None:
         now = time.monotonic()
         if self._claim is None and not self._next(now):
             return

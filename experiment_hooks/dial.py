@@ -89,6 +89,11 @@ class Dialer:
         return sock
 
     @property
+    def in_file(self) -> bool:
+        """Whether the exporter's address is in a file, and so may change."""
+        return self.endpoint.startswith("file://")
+
+    @property
     def encrypts(self) -> bool:
         """Whether keys are set, and so nothing is said without them."""
         return bool(self._server_key or self._key_file)
@@ -158,7 +163,7 @@ def _certificate(path: str) -> Tuple[bytes, Optional[bytes]]:
 
     try:
         public, secret = load_certificate(os.path.expanduser(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise KeysError(
             f"{path} holds no keys: {error}; `episight keys` makes such files"
         ) from None

@@ -69,14 +69,16 @@ class Overflow:
         """
         alone = self._alone(now)
         self._next = now + (AFTER if alone else CROWDED)
-        hello = self._hello(time.time(), self._recorder.seq)
         with_totals = alone and now >= self._next_totals
+        # Taken first, for that tells what is new in the schema; written last: whoever
+        # reads them knows the source and its schema by then.
+        totals = self._totals(number) if with_totals else b""
+        hello = self._hello(time.time(), self._recorder.seq)
         try:
-            # Totals come last: whoever reads them knows the source by then.
             self._put_records(hello)
             if with_totals:
                 self._next_totals = now + TOTALS
-                self._put_totals(hello, number)
+                self.spool.put_totals(hello, totals)
         except OSError as error:
             self._complain(error)
         return with_totals
@@ -113,10 +115,9 @@ class Overflow:
                 else:
                     self._recorder.released(sizes[rank])
 
-    def _put_totals(self, hello: wire.Hello, number: int) -> None:
+    def _totals(self, number: int) -> bytes:
         sample, _ = self._recorder.sample(number, time.time())
-        bare = msgspec.structs.replace(sample, moments=(), streams={})
-        self.spool.put_totals(hello, wire.encode(bare))
+        return wire.encode(msgspec.structs.replace(sample, moments=(), streams={}))
 
     def _complain(self, error: OSError) -> None:
         path = self.spool.folder.path

@@ -61,6 +61,9 @@ class Door:
     def __exit__(self, *exc: object) -> None:
         self._lock.release()
 
+    def _is_owned(self) -> bool:
+        return False
+
 
 class Halt:
     """Stands where a metric's lock was, once a stop is due at any hook call.

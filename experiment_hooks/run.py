@@ -485,7 +485,11 @@ class Run:
         if self._guest_stopped and ending == "completed":
             ending, reason = "stopped", "user"
         process.leave(self)
-        self._recorder.guard(self._say_closed, ending, reason, error)
+        try:
+            self._recorder.guard(self._say_closed, ending, reason, error)
+        except BaseException:  # a second Ctrl-C: what there is goes to disk at least
+            self._recorder.guard(self._hang_up, 0.0)
+            raise
         self._recorder.guard(self._hang_up, timeout)
 
     def _say_closed(
@@ -512,8 +516,10 @@ class Run:
             self._sender = None
         elif line is not None and self._pumper != threading.get_ident():
             with self._pumping:
-                drain(line, timeout)
-                line.shut()
+                try:
+                    drain(line, timeout)
+                finally:
+                    line.shut()
         self._line = None
         self._recorder.mute()
 

@@ -17,7 +17,7 @@ import msgspec
 import zmq
 
 from experiment_hooks import wire
-from experiment_hooks.attempts import KEY_REFUSED, NOT_THE_SAME, Attempts
+from experiment_hooks.attempts import KEY_REFUSED, Attempts
 from experiment_hooks.delivery import Delivery
 from experiment_hooks.dial import WINDOW_RECORDS, Dialer, Place, is_loopback
 from experiment_hooks.overflow import Overflow
@@ -75,6 +75,7 @@ class Line:
         self._context: Optional[Any] = None
         self._socket: Optional[Any] = None
         self._attempts: Optional[Attempts] = None
+        self._place: Optional[Place] = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -101,6 +102,7 @@ class Line:
         self.refused = False
         self.reached = False  # a connection stood at least once, and took a message
         self.answered = False  # a welcome came at least once
+        self.hurried = False  # the exit may not wait for anybody
 
     # --- called by any thread -----------------------------------------------------
 
@@ -179,45 +181,48 @@ class Line:
         kind = type(error).__name__
         self._recorder.drop("internal_error", f"sender: {kind}: {error}")
 
-    def say_nobody(self) -> None:
-        """Tell once that nobody has answered."""
-        if not self._said_nobody and not self.answered and not self.refused:
-            self._said_nobody = True
-            tried = self._attempts
-            wrong = tried is not None and tried.accepted and tried.turned_away
-            logger.warning(
-                "episight: %s; the experiment goes on unwatched (%s)%s",
-                f"what listens at {self._endpoint} does not talk to us"
-                if wrong
-                else f"nobody is listening at {self._endpoint}",
-                "a wrong port, or wrong keys? `episight check` tells"
-                if wrong
-                else "start an exporter with `python -m exporter`",
-                self._kept_where(),
-            )
+    def say_nobody(self, kept: str = "") -> None:
+        """Tell once that nobody has answered, and what becomes of the records."""
+        if self._said_nobody or self.answered or self.refused:
+            return
+        self._said_nobody = True
+        tried = self._attempts
+        if tried is not None and tried.accepted and tried.turned_away:
+            what = f"what listens at {self._endpoint} does not talk to us"
+            advice = "a wrong port, or wrong keys? `episight check` tells"
+        else:
+            what = f"nobody is listening at {self._endpoint}"
+            advice = "start an exporter with `python -m exporter`"
+        logger.warning(
+            "episight: %s; the experiment goes on unwatched (%s)%s", what, advice, kept
+        )
 
     def hang_up(self) -> None:
         """The end: what nobody took goes to disk, and it is told where that is."""
-        if not self.idle:
-            self.say_nobody()
-        left = len(self._unacked) + self._recorder.unsent
+        left = 0 if self.idle else len(self._unacked) + self._recorder.unsent
         kept = False
         if self._overflow is not None:
             self._take_back()
             if self._delivery is not None:
                 self._delivery.close()
             kept = self._overflow.move_all()
-        if self.answered and left:
+        if not left:
+            return
+        where = self._kept_where() if kept else "; what they say is lost"
+        if not self._said_nobody:
+            self.say_nobody(where if kept else "")
+        if self.answered or not kept:
             logger.warning(
                 "episight: the exporter at %s did not acknowledge the last %d records"
                 " of this process%s",
                 self._endpoint,
                 left,
-                self._kept_where() if kept else "; what they say is lost",
+                where,
             )
 
     def _kept_where(self) -> str:
-        if self._overflow is None:
+        """Where records go that nobody takes, as far as that is possible."""
+        if self._overflow is None or self._recorder.dropped.get("spool"):
             return ""
         return f"; its records are kept in {self._overflow.spool.folder.path}"
 
@@ -244,7 +249,7 @@ class Line:
                 sock.close(linger=0)
             self._cannot_connect(place.address, error)
             return
-        self._socket = sock
+        self._socket, self._place = sock, place
         if self._overflow is not None:
             spool = self._overflow.spool
             self._delivery = Delivery(
@@ -273,24 +278,22 @@ class Line:
         """Look how connecting goes; whether this socket will not try again."""
         assert self._attempts is not None
         self._attempts.look()
-        if self._attempts.reason == KEY_REFUSED:
-            self._refused_for("it does not know the key of EPISIGHT_KEY_FILE")
-            self._dial_again()
-            return True
-        if self._attempts.reason == NOT_THE_SAME:
-            self._refused_for(
-                "it speaks without keys: unset EPISIGHT_SERVER_KEY and _KEY_FILE"
-                if self._dialer.encrypts
-                else "it wants keys: set EPISIGHT_SERVER_KEY and EPISIGHT_KEY_FILE"
-            )
-        return False
-
-    def _refused_for(self, sentence: str) -> None:
+        reason = self._attempts.reason
+        if not reason:
+            return False
+        if reason == KEY_REFUSED:
+            sentence = "it does not know the key of EPISIGHT_KEY_FILE"
+        elif self._dialer.encrypts:
+            sentence = "it speaks without keys: unset EPISIGHT_SERVER_KEY and _KEY_FILE"
+        else:
+            sentence = "it wants keys: set EPISIGHT_SERVER_KEY and EPISIGHT_KEY_FILE"
         self._was_refused(wire.Refused("keys", sentence))
-        self._hello_at = 0.0  # as soon as a connection can be made
+        # ZeroMQ does not try again after that; it may be let in later.
+        self._dial_again(HELLO_AGAIN)
+        return True
 
-    def _dial_again(self) -> None:
-        """ZeroMQ does not try again where a key was refused; it may be let in later."""
+    def _dial_again(self, seconds: float) -> None:
+        """Another socket, in so many seconds."""
         assert self._socket is not None
         self._stop_watching()
         self._socket.close(linger=0)
@@ -298,7 +301,14 @@ class Line:
         if self._delivery is not None:
             self._delivery.close()
             self._delivery = None
-        self._connect_at = time.monotonic() + HELLO_AGAIN
+        self.greeted, self._hello_at = False, 0.0
+        self._connect_at = time.monotonic() + seconds
+
+    def _look_for_another_place(self) -> None:
+        """An exporter that was started anew has written its new address."""
+        moved = self._socket is not None and not self.greeted and self._dialer.in_file
+        if moved and self._dialer.find() not in (None, self._place):
+            self._dial_again(0.0)
 
     @property
     def hopeful(self) -> bool:
@@ -491,6 +501,7 @@ class Line:
         self._next_tick = now + (WATCHED_TICK if self._recorder.watched else TICK)
         if self.greeted:
             self._send_newest(now)
+        self._look_for_another_place()
         self._notice_silence(now)
         if self._overflow is not None:
             self._spool(self._overflow, now)
@@ -539,7 +550,7 @@ class Line:
 
     def _notice_silence(self, now: float) -> None:
         if now - self._opened_at > PATIENCE:
-            self.say_nobody()
+            self.say_nobody(self._kept_where())
 
 
 _IN_OR_OUT = zmq.POLLIN | zmq.POLLOUT
@@ -583,20 +594,29 @@ class Sender(threading.Thread):
             Whether everything was acknowledged.
         """
         line, start = self._line, time.monotonic()
-        self._timeout = timeout
-        self._closing.set()
-        line.wake()
-        if threading.current_thread() is self:  # a command's callback closes the run
-            return False
-        # A little more than the bound: the thread itself keeps to it.
-        while time.monotonic() < start + exit_bound(line, timeout) + 0.3:
-            if self._done.wait(0.05):
-                break
+        try:
+            self._timeout = timeout
+            self._closing.set()
+            line.wake()
+            if threading.current_thread() is self:  # a command's callback closes it
+                return False
+            # A little more than the bound: the thread itself keeps to it.
+            while time.monotonic() < start + exit_bound(line, timeout) + 0.3:
+                if self._done.wait(0.05):
+                    break
+        except BaseException:  # a second Ctrl-C: what is left still goes to disk
+            line.hurried = True
+            self._closing.set()
+            line.wake()
+            self._done.wait(0.3)
+            raise
         return line.idle
 
 
 def exit_bound(line: Line, timeout: Optional[float]) -> float:
     """How long an exit may take: as asked, else by what is known of the exporter."""
+    if line.hurried:
+        return 0.0
     if timeout is not None:
         return max(0.0, min(timeout, 60.0))
     if line.reached:
@@ -607,9 +627,11 @@ def exit_bound(line: Line, timeout: Optional[float]) -> float:
 def drain(line: Line, timeout: Optional[float]) -> None:
     """Pump until every record is acknowledged or the time is up."""
     start = time.monotonic()
-    while not line.idle and not line.refused:
-        left = start + exit_bound(line, timeout) - time.monotonic()
-        if left <= 0:
-            break
-        line.pump(min(0.05, left))
-    line.hang_up()
+    try:
+        while not line.idle and not line.refused:
+            left = start + exit_bound(line, timeout) - time.monotonic()
+            if left <= 0:
+                break
+            line.pump(min(0.05, left))
+    finally:  # whatever it was: what is left has to be on disk
+        line.hang_up()

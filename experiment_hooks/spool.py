@@ -22,7 +22,7 @@ import logging
 import os
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from experiment_hooks import spoolfile, wire
@@ -60,7 +60,6 @@ class _Segment:
     rank: str
     size: int = 0
     count: int = 0
-    ranges: List[Tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,8 @@ class Spool:
         for rank in reversed(RANKS):
             found = ranked.get(rank)
             if found:
-                self._append(hello, rank, found)
+                for part in _parts(found, self._segment_bytes):
+                    self._append(hello, rank, part)
                 found.clear()
         self._make_room()
 
@@ -347,7 +347,6 @@ class Spool:
             segment.size = len(data)
             self._segments.append(segment)
         segment.count += len(found)
-        segment.ranges += wire.ranges(seq for seq, _ in found)
 
     def _make_room(self) -> None:
         for rank in RANKS[:-1]:
@@ -357,8 +356,31 @@ class Spool:
                 self._segments.remove(segment)
                 # Where it is gone, somebody took us for dead, and delivers it.
                 with contextlib.suppress(FileNotFoundError):
+                    numbers = _numbers(segment.path)
                     os.unlink(segment.path)
-                    self._gave_up(rank, segment.count, wire.joined(segment.ranges))
+                    self._gave_up(rank, segment.count, numbers)
+
+
+def _parts(
+    found: Sequence[Tuple[int, bytes]], most: int
+) -> Iterator[List[Tuple[int, bytes]]]:
+    """The same in parts of so many bytes, or of one record."""
+    part: List[Tuple[int, bytes]] = []
+    size = 0
+    for one in found:
+        if part and size + len(one[1]) > most:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one[1])
+    if part:
+        yield part
+
+
+def _numbers(path: str) -> Ranges:
+    """Which records are in a file: on disk they are, and not in memory too."""
+    with open(path, "rb") as file:
+        return wire.ranges(seq for seq, _ in spoolfile.read(file.read()).records)
 
 
 def is_spool_file(name: str) -> bool:

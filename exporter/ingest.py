@@ -292,6 +292,12 @@ class Ingest(threading.Thread):
         """Nobody will ask any more for the links of these, where they are not here."""
         self._order(lambda: self._forget(sources))
 
+    @property
+    def healthy(self) -> bool:
+        """Whether sources can connect."""
+        guard = self._authenticator
+        return self.is_alive() and (guard is None or guard.is_alive())
+
     def is_gone(self, source: bytes) -> bool:
         """Whether the connection of a source is known to be gone; from any thread."""
         link = self.links.get(source)
@@ -458,7 +464,7 @@ class Ingest(threading.Thread):
             )
             self._refuse(identity, hello.host, wire.Refused("run_id", sentence), now)
             return
-        if key and self._keys_of.setdefault(hello.source, key) != key:
+        if not self._may_speak(hello, key):
             sentence = "another key has spoken for this source before"
             self._refuse(identity, hello.host, wire.Refused("keys", sentence), now)
             return
@@ -486,6 +492,18 @@ class Ingest(threading.Thread):
                 watched=run in self._watched,
             ),
         )
+
+    def _may_speak(self, hello: wire.Hello, key: str) -> bool:
+        """Whether this key may speak for the source; the first that does keeps it.
+
+        Who delivers for a source does not get it by that.
+        """
+        if not key:
+            return True
+        known = self._keys_of.get(hello.source)
+        if known is None and not hello.replay:
+            self._keys_of[hello.source] = key
+        return known in (None, key)
 
     def _link_of(self, hello: wire.Hello, now: float) -> Link:
         if hello.replay:  # who delivers says nothing of whether the source lives

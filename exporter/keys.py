@@ -5,13 +5,17 @@ no log. The authenticator's thread asks a :class:`Keyring`; who is added to or r
 from its folder is so from the next connection on.
 """
 
+import logging
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import zmq
 from zmq.auth.certs import load_certificate
 from zmq.auth.thread import ThreadAuthenticator
+
+logger = logging.getLogger("exporter")
 
 DOMAIN = "episight"
 KEY_LENGTH = 40
@@ -55,25 +59,30 @@ class Keyring:
         return authenticator
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether who has this key may connect; named as pyzmq wants it."""
+        """Whether who has this key may connect; named as pyzmq wants it.
+
+        Never raises: that would end the authenticator, and nobody could connect.
+        """
         with self._lock:
-            self._read()
+            try:
+                self._read()
+            except Exception:
+                logger.exception("the keys in %s cannot be read", self._allowed)
             return key in self._keys
 
     def _read(self) -> None:
-        try:
-            paths = sorted(self._allowed.glob("*.key"))
-            seen = tuple((path.name, path.stat().st_mtime_ns) for path in paths)
-        except OSError:  # one went at this moment: the next connection tries again
-            paths, seen = [], ()
-        if seen == self._seen and seen:
+        times = {}
+        for path in sorted(self._allowed.glob("*.key")):
+            with suppress(OSError):  # one that goes at this moment
+                times[path] = path.stat().st_mtime_ns
+        seen = tuple((path.name, time) for path, time in times.items())
+        if seen == self._seen:
             return
         found = set()
-        for path in paths:
-            try:
+        for path in times:
+            # One bad file is no reason to turn the others away.
+            with suppress(OSError, ValueError, IndexError):
                 found.add(load_certificate(path)[0])
-            except (OSError, ValueError):
-                continue  # one bad file is no reason to turn the others away
         self._seen, self._keys = seen, frozenset(found)
 
 
@@ -82,7 +91,7 @@ def _own(directory: Path) -> tuple[bytes, bytes]:
     try:
         mode = path.stat().st_mode
         public, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise KeysError(
             f"security.curve_dir={directory} has no server.key_secret that can be read"
             f" ({error}): make it by `episight keys {directory}`"

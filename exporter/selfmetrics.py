@@ -76,7 +76,7 @@ class SelfMetrics(Collector):
 
     def _runs(self) -> Iterable[Metric]:
         parts = self._parts
-        dropped: dict[str, int] = {}
+        dropped = dict(self._parts.state.dropped_before)
         states = {"live": 0, "ended": 0, "lost": 0}
         missing = 0
         with parts.state.lock:

@@ -9,7 +9,7 @@ state.
 
 import threading
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -295,9 +295,15 @@ class State:
         self.sources: dict[bytes, tuple[Run, Source]] = {}
         self._placed: dict[bytes, str] = {}
         self._owners: dict[str, bytes] = {}
+        # Owners that go on with a run, and such of which somebody delivers what they
+        # left: known when they are placed, before a record of them is committed.
+        self._resumers: set[bytes] = set()
+        self._left_behind: set[bytes] = set()
         # Only as long as some source has it: a schema grows in many small steps.
         self._schemas: WeakValueDictionary[object, Schema] = WeakValueDictionary()
         self.exemplar_clock = 0.0
+        self.dropped_before: Counter[str] = Counter()
+        """What sources of forgotten runs had dropped: a total does not go down."""
 
     # --- placing --------------------------------------------------------------------
 
@@ -337,13 +343,17 @@ class State:
                 number += 1
                 name = f"{asked}-{number}"
             self._owners[name] = source
+            if replay:
+                self._left_behind.add(source)
+            elif resume:
+                self._resumers.add(source)
         self._placed[source] = name
         return name
 
     def _free(self, name: str, resume: bool, gone: Callable[[bytes], bool]) -> bool:
         """Whether an owner may have this id: without owner, or over and resumed."""
         holder = self._owners.get(name)
-        if holder is None:
+        if holder is None or (resume and holder in self._left_behind):
             return True
         run = self.runs.get(name)
         if run is None or run.owner != holder:  # placed a moment ago, not yet committed
@@ -353,6 +363,8 @@ class State:
 
     def _resumed(self, name: str) -> bool:
         """Whether a run's owner goes on with an earlier one: what that left is its."""
+        if self._owners.get(name) in self._resumers:
+            return True
         run = self.runs.get(name)
         return run is not None and run.opened is not None and run.opened.resume
 
@@ -365,6 +377,8 @@ class State:
         waiting = [one for one in self._placed if one not in self.sources and gone(one)]
         for source in waiting:
             name = self._placed.pop(source)
+            self._resumers.discard(source)
+            self._left_behind.discard(source)
             if self._owners.get(name) == source:
                 run = self.runs.get(name)
                 if run is not None and run.owner:
@@ -421,7 +435,7 @@ class State:
         if record.role == "owner":
             run.attempts += 1
             before = run.sources.get(run.owner)
-            if before is not None and at < before.opened_at - SKEW_SHOWN:
+            if before is not None and _earlier(source, before):
                 return  # of an earlier attempt, delivered late
             if run.owner:  # resumed
                 run.closed = None
@@ -429,7 +443,7 @@ class State:
                 run.commands = {}
             run.owner = source.id
             self._owners[run.id] = source.id
-        elif run.closed is not None and not run.owner:
+        elif record.role == "shared" and run.closed is not None and not run.owner:
             run.closed = None  # an unowned run that a further source joins
 
     def _run_opened(
@@ -620,9 +634,13 @@ class State:
         """Forget a run and its sources."""
         run = self.runs.pop(run_id, None)
         self._owners.pop(run_id, None)
+        for one in run.sources.values() if run else ():
+            self.dropped_before.update(one.dropped)
         for source in run.sources if run else ():
             self.sources.pop(source, None)
             self._placed.pop(source, None)
+            self._resumers.discard(source)
+            self._left_behind.discard(source)
 
     def open_sources(self) -> Iterable[tuple[Run, Source]]:
         """Sources that have not closed."""
@@ -631,6 +649,12 @@ class State:
             for run, source in self.sources.values()
             if source.closed is None
         ]
+
+
+def _earlier(one: Source, other: Source) -> bool:
+    """Whether a source was opened before another, as far as their clocks can tell."""
+    same = one.opened.host == other.opened.host
+    return one.opened_at < other.opened_at - (0.0 if same else SKEW_SHOWN)
 
 
 def _described(first: wire.RunOpened, other: wire.RunOpened) -> wire.RunOpened:

@@ -111,7 +111,7 @@ def _add_health(app: flask.Flask, served: Served) -> None:
 
     @app.get("/-/ready")
     def ready() -> tuple[str, int]:
-        if not served.writer.is_alive() or not served.ingest.is_alive():
+        if not served.writer.is_alive() or not served.ingest.healthy:
             return "a part has ended: see the log\n", 503
         if not served.writer.healthy:
             return f"{served.writer.trouble}\n", 503

@@ -403,7 +403,12 @@ class Writer(threading.Thread):
             self._state.apply(record, run, at)
         except ValueError as error:
             self.dropped["contradiction"] += 1
-            logger.warning("run %r: a record contradicts another: %s", run, error)
+            seen = self.dropped["contradiction"]
+            if seen & (seen - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                logger.warning(
+                    "run %r: a record contradicts another (%d so far): %s",
+                    run, seen, error,
+                )  # fmt: skip
         except Exception:
             self.dropped["internal"] += 1
             logger.exception("run %r: a record could not be folded", run)
@@ -560,6 +565,12 @@ class Writer(threading.Thread):
 
         with self._state.lock:
             self._state.unplace(gone)
+        self._replayed = {
+            source: at
+            for source, at in self._replayed.items()
+            if now - at < FORGET_AFTER
+            or (source in sources and sources[source][1].closed is None)
+        }
         over = [
             source
             for source in list(self._links)

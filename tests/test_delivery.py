@@ -1,6 +1,9 @@
 """Records that nobody took: to disk, and from there to whoever listens later."""
 
+import json
 import os
+import re
+import signal
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -96,6 +99,7 @@ def test_what_is_unsent_at_the_end_is_on_disk(
     last = wire.decode_record(contents.records[-1][1])
     assert isinstance(last, wire.SourceClosed)
     assert str(spool_dir) in caplog.text, "it is said where they are kept"
+    assert "lost" not in caplog.text
     (path,) = files(spool_dir)
     assert path.suffix == ".spool"
 
@@ -146,12 +150,16 @@ def test_an_exporter_that_does_not_acknowledge_the_end_costs_nothing(
 
 
 def test_who_wants_no_spool_has_none(
-    port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("EPISIGHT_SPOOL_DIR", "off")
     monkeypatch.chdir(tmp_path)
     left_behind()
     assert files(tmp_path) == []
+    assert re.search(r"the last \d+ records .* what they say is lost", caplog.text)
 
 
 # --- while nobody answers ------------------------------------------------------------
@@ -405,6 +413,110 @@ def test_a_file_of_which_nothing_can_be_read_is_set_aside(
     with Listener(port) as listener, eh.open_run("next"):
         eventually(lambda: [one.suffix for one in files(spool_dir)] == [".corrupt"])
         assert len(listener.sources()) == 1
+
+
+def test_a_file_that_cannot_be_removed_silences_nobody(
+    port: int,
+    spool_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(self: Any, claim: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Folder, "delivered", fails)
+    left_behind()
+    with Listener(port) as listener:
+        run = eh.open_run("next")
+        listener.wait_for(lambda: "Read-only" in caplog.text)
+        seen = len(listener.heard(wire.Sample))
+        listener.wait_for(lambda: len(listener.heard(wire.Sample)) > seen + 3)
+        listener.withhold()
+        with run.episode() as ep:
+            ep.step()
+        run.close(timeout=0.1)
+    assert caplog.text.count("Read-only") == 1
+    left = [one.hello.run for one in on_disk(spool_dir) if one.hello]
+    assert run.id in left, "its own records are on disk all the same"
+
+
+def test_a_line_that_fails_at_the_end_keeps_the_records(
+    port: int, spool_dir: Path, monkeypatch: pytest.MonkeyPatch, thread: bool
+) -> None:
+    run = eh.open_run("mug", thread=thread)
+    assert run._line is not None
+
+    def fails(timeout: float) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(run._line, "pump", fails)
+    run.close()
+    assert records_on_disk(spool_dir) >= 3
+
+
+def test_a_second_ctrl_c_does_not_cost_the_records(
+    port: int, spool_dir: Path, run_python: Pythons
+) -> None:
+    with Listener(port) as listener:
+        listener.withhold()
+        child = run_python.start(
+            """
+            import experiment_hooks as eh
+
+            with eh.open_run("impatient", run_id="impatient") as run:
+                while not run.url:
+                    pass
+                print("HERE", flush=True)
+                while True:
+                    pass
+            """,
+            env={
+                "EPISIGHT_ENDPOINT": os.environ["EPISIGHT_ENDPOINT"],
+                "EPISIGHT_SPOOL_DIR": str(spool_dir),
+            },
+        )
+        child.wait_for("HERE")
+        child.signal(signal.SIGINT)
+        closing = wire.SourceClosed
+        listener.wait_for(lambda: listener.records(closing))  # it waits for its end
+        child.signal(signal.SIGINT)
+        assert child.wait() != 0
+    seqs = {seq for one in on_disk(spool_dir) for seq, _ in one.records}
+    assert seqs == set(listener.sources()[0].records)
+
+
+def test_totals_come_with_the_schema_that_they_need(port: int, spool_dir: Path) -> None:
+    run = eh.open_run("mug")
+    hits = run.counter("hits")
+
+    def told() -> List[spoolfile.Contents]:
+        hits.inc()
+        return [one for one in on_disk(spool_dir) if one.sample]
+
+    eventually(told)
+    kinds = {
+        type(wire.decode_record(data))
+        for one in on_disk(spool_dir)
+        for _, data in one.records
+    }
+    assert wire.Schema in kinds
+    run.close()
+
+
+def test_an_exporter_that_moved_is_found_by_its_file(
+    spool_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = tmp_path / "address.json"
+    monkeypatch.setenv("EPISIGHT_ENDPOINT", f"file://{address}")
+    with Listener() as first:
+        address.write_text(json.dumps({"ingest": first.endpoint}))
+        run = eh.open_run("mug")
+        first.wait_for(lambda: run.url)
+    with Listener() as second:
+        address.write_text(json.dumps({"ingest": second.endpoint}))
+        second.wait_for(second.sources)
+        run.close()
+    assert any(one.closed is not None for one in second.sources())
 
 
 def test_a_file_of_a_newer_version_is_left_alone(

@@ -233,6 +233,14 @@ def test_a_source_s_records_go_into_few_files(mine: Spool, folder: Folder) -> No
         assert not contents.damaged
 
 
+def test_much_at_once_goes_into_several_files(mine: Spool, folder: Folder) -> None:
+    mine.put(HELLO, {"essential": records(*range(1, 21), size=300)})
+    sizes = [os.path.getsize(os.path.join(folder.path, n)) for n in folder.names()]
+    assert len(sizes) > 4
+    assert max(sizes) < 1500
+    assert seqs_in(folder) == list(range(1, 21))
+
+
 def test_log_lines_go_first_then_starts_then_ends_and_the_rest_never(
     mine: Spool, folder: Folder, gone: Gone
 ) -> None:

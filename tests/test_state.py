@@ -240,6 +240,40 @@ def test_what_an_earlier_attempt_left_on_disk_goes_into_the_run_that_resumed() -
     assert state.place(b"3" * 16, "run", "owner", b"", False) == "run-2"
 
 
+def test_that_is_so_before_a_record_of_either_is_committed() -> None:
+    state = State()
+    state.place(OWNER, "run", "owner", b"", True)  # resumes, and delivers at once
+    assert state.place(OTHER, "run", "owner", b"", False, replay=True) == "run"
+    assert state.place(CHILD, "run", "owner", b"", True) == "run-2", "it still lives"
+
+    state = State()
+    assert state.place(OTHER, "run", "owner", b"", False, replay=True) == "run"
+    assert state.place(OWNER, "run", "owner", b"", True) == "run"
+    assert state.place(CHILD, "run", "owner", b"", False) == "run-2"
+
+
+def test_an_earlier_attempt_of_this_machine_is_earlier_by_any_time() -> None:
+    first, second = Teller(1, at=NOON), Teller(2, at=NOON + 0.5)
+    state = folded([second.opened(), second.run_opened(resume=True)])
+    folded([first.opened(), first.run_closed("failed")], state)
+    folded([second.run_closed("completed")], state)
+    run = state.runs["run"]
+    assert run.owner == second.id
+    assert run.closed is not None
+    assert run.closed.ending == "completed"
+
+
+def test_a_child_does_not_open_a_run_whose_owner_is_not_known_yet() -> None:
+    owner, child = Teller(1), Teller(2)
+    introduction = owner.opened()
+    state = folded([owner.run_closed("completed")])
+    folded([child.opened("child", owner.id), child.closed(ending="failed")], state)
+    folded([introduction], state)
+    run = state.runs["run"]
+    assert run.closed is not None
+    assert run.closed.ending == "completed"
+
+
 def test_what_another_run_of_that_id_left_on_disk_is_another_run() -> None:
     state = State()
     live, left = Teller(1), Teller(2, at=NOON - 100)
