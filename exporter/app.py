@@ -132,7 +132,13 @@ class App:
             state, rules, reader, metrics, registry(parts), ingest, writer, time.time
         )
         app = web.create_app(served, Access.of(settings, token.text))
-        pages.add(app, hub, ingest=ingest, addresses=(self.web, self.ingest))
+        pages.add(
+            app,
+            hub,
+            ingest=ingest,
+            metrics=metrics,
+            addresses=(self.web, self.ingest),
+        )
         # Answers from now on, that it is not ready: reading the journal takes a while.
         server = self._serve(app, web_port)
         writer.restore()

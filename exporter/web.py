@@ -26,6 +26,7 @@ from werkzeug.exceptions import HTTPException
 
 from experiment_hooks import wire
 from exporter import exposition, lastseen, views
+from exporter._version import version
 from exporter.access import Access
 from exporter.ingest import Ingest
 from exporter.journal import Reader
@@ -130,6 +131,25 @@ def own_metrics(registry: CollectorRegistry, openmetrics: bool) -> bytes:
 
 
 def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
+    @app.get("/api/v1/status")
+    def status() -> flask.Response:
+        metrics = served.metrics
+        with served.state.lock:
+            missing = sum(map(views.missing, served.state.runs.values()))
+        return _json(
+            {
+                "version": version,
+                "trouble": served.writer.trouble,
+                "rejected": dict(served.ingest.counts.rejected),
+                "missing": missing,
+                "series": {
+                    "served": metrics.series,
+                    "refused": dict(metrics.refused),
+                    "offenders": dict(metrics.offenders),
+                },
+            }
+        )
+
     @app.get("/api/v1/runs")
     def runs() -> flask.Response:
         found = views.runs(served.state, served.clock(), served.rules)

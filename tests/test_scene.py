@@ -287,7 +287,9 @@ def test_a_rate_is_that_of_the_last_ten_seconds() -> None:
 
 def the_list(world: World, query: Query, at: float = T) -> str:
     refused: List[view.Refused] = []
-    scene = ListScene(query, lambda: refused, (("Sources", "tcp://h:1"),), world.parts)
+    scene = ListScene(
+        query, lambda: refused, view.Losses, (("Sources", "tcp://h:1"),), world.parts
+    )
     return said(scene.look(at))
 
 
@@ -320,14 +322,15 @@ def test_live_runs_come_first_then_the_newest() -> None:
         world.record(wire.SourceOpened, source, at, name, host="h", pid=1)
         if ended:
             world.record(wire.RunClosed, source, at, name, ending="completed")
-    scene = ListScene(Query(), list, (("Sources", ""),), world.parts)
+    scene = ListScene(Query(), list, view.Losses, (("Sources", ""),), world.parts)
     rows = [*scene.look(T + 9).lists["runs"]]
     assert rows == ["run-old-live", "run-new-ended", "run-old-ended"]
 
 
 def test_an_empty_list_stays_the_same_until_something_comes() -> None:
     world = World()
-    scene = ListScene(Query(), list, (("Sources", "tcp://h:1"),), world.parts)
+    addresses = (("Sources", "tcp://h:1"),)
+    scene = ListScene(Query(), list, view.Losses, addresses, world.parts)
     first = scene.look(T)
     assert "tcp://h:1" in said(first)
     assert scene.look(T + 0.5) is first

@@ -561,6 +561,19 @@ def a_list(*runs: Dict[str, Any], **changes: Any) -> view.RunList:
     return view.RunList(**values)
 
 
+def test_what_could_not_be_used_is_said_with_who_was_first() -> None:
+    losses = view.Losses(
+        {"malformed": 1200}, {"budget": 7}, {"<b>": "experiment_<i> (budget)"}
+    )
+    shown = view.run_list(a_list(losses=losses), NOW).parts["losses"]
+    text = said(view.run_list(a_list(losses=losses), NOW))
+    assert "1,200 messages: malformed" in text
+    assert "7 series: budget" in text
+    assert "experiment_<i> (budget)" in text
+    assert "<b>" not in shown
+    assert view.run_list(a_list(), NOW).parts["losses"] == ""
+
+
 def test_an_empty_list_says_how_to_send_a_first_run() -> None:
     shown = view.run_list(a_list(), NOW)
     text = Document(shown.parts["first-run"]).text

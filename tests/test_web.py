@@ -21,6 +21,7 @@ from experiment_hooks import wire
 from exporter import web
 from exporter.access import Access
 from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from exporter.ingest import Counts
 from exporter.metrics import Budget, RunMetrics
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES
@@ -35,11 +36,13 @@ class Ears:
     def __init__(self) -> None:
         self.commands: list[tuple[bytes, wire.Command]] = []
         self.alive = True
+        self.counts = Counts()
 
     def command(self, source: bytes, command: wire.Command) -> None:
         self.commands.append((source, command))
 
-    def is_alive(self) -> bool:
+    @property
+    def healthy(self) -> bool:
         return self.alive
 
 
@@ -410,6 +413,23 @@ def test_elsewhere_errors_are_text(bench: Bench) -> None:
 def test_limits_beyond_the_possible_are_bent_to_it(bench: Bench, limit: str) -> None:
     with_episodes(bench, 3)
     assert len(bench.get(f"/run/episodes?limit={limit}")["episodes"]) in (1, 3)
+
+
+def test_what_could_not_be_used_is_told_by_reason(bench: Bench) -> None:
+    bench.ears.counts.rejected["malformed"] += 3
+    greedy = Teller(2, run="greedy")
+    metrics = [counter(f"hits_{n}") for n in range(3000)]
+    series = [(n, ()) for n in range(3000)]
+    bench.commit(greedy, greedy.opened(), greedy.run_opened())
+    bench.commit(greedy, greedy.schema(metrics, series))
+    bench.sampled(greedy, 1, *[1.0] * 3000)
+    bench.tick()
+    assert bench.client.get("/metrics").status_code == 200
+    status = checked(bench.client.get("/api/v1/status"), 200)
+    assert status["rejected"] == {"malformed": 3}
+    assert status["series"]["refused"]["budget"] > 900
+    assert "(budget)" in status["series"]["offenders"]["greedy"]
+    assert (status["missing"], status["trouble"]) == (0, "")
 
 
 # --- commands ---------------------------------------------------------------------

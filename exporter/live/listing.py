@@ -47,6 +47,7 @@ class ListScene:
     Args:
         query: which runs.
         refused: gives the connections that were refused, the newest last.
+        losses: what could not be used.
         addresses: what is listened on; see ``view.RunList``.
         parts: where to look.
     """
@@ -55,11 +56,13 @@ class ListScene:
         self,
         query: Query,
         refused: Callable[[], Iterable[view.Refused]],
+        losses: Callable[[], view.Losses],
         addresses: tuple[tuple[str, str], ...],
         parts: Parts,
     ) -> None:
         self._query = query
         self._refused = refused
+        self._losses = losses
         self._addresses = addresses
         self._parts = parts
         self._second = 0
@@ -103,4 +106,5 @@ class ListScene:
             live=sum(not ended for ended, _ in found),
             refused=tuple(self._refused())[::-1],
             addresses=self._addresses,
+            losses=self._losses(),
         )

@@ -25,6 +25,7 @@ from exporter.live import pictures, view
 from exporter.live.hub import GoneError, Hub, Subject
 from exporter.live.listing import ListScene, Query
 from exporter.live.scene import RunScene
+from exporter.metrics import RunMetrics
 from exporter.present import Picture
 from exporter.verdict import STATES
 
@@ -44,17 +45,23 @@ PICTURES_KEPT = 32
 
 
 def add(
-    app: flask.Flask, hub: Hub, *, ingest: Ingest, addresses: tuple[str, str]
+    app: flask.Flask,
+    hub: Hub,
+    *,
+    ingest: Ingest,
+    metrics: RunMetrics,
+    addresses: tuple[str, str],
 ) -> None:
     """Add the routes.
 
     Args:
         app: gets them.
         hub: serves the browsers.
-        ingest: knows the connections that were refused.
+        ingest: knows the connections that were refused, and what was rejected.
+        metrics: knows the series that were refused.
         addresses: where the page is, and where sources connect to.
     """
-    pages = Pages(hub, ingest, addresses)
+    pages = Pages(hub, ingest, metrics, addresses)
     app.config["SOCK_SERVER_OPTIONS"] = {
         "ping_interval": PING_SECONDS,
         "max_message_size": MAX_HEARD,
@@ -74,9 +81,16 @@ def add(
 class Pages:
     """The routes; see :func:`add`."""
 
-    def __init__(self, hub: Hub, ingest: Ingest, addresses: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        ingest: Ingest,
+        metrics: RunMetrics,
+        addresses: tuple[str, str],
+    ) -> None:
         self._hub = hub
         self._ingest = ingest
+        self._metrics = metrics
         self._addresses = (("Page", addresses[0]), ("Sources", addresses[1]))
         self._pictures = Pictures()
 
@@ -167,7 +181,11 @@ class Pages:
         return Subject(
             key=query,
             scene=lambda: ListScene(
-                query, self._refused, self._addresses, self._hub.parts
+                query,
+                self._refused,
+                self._losses,
+                self._addresses,
+                self._hub.parts,
             ),
         )
 
@@ -184,6 +202,14 @@ class Pages:
             view.Refused(one.at, one.who, one.sentence)
             for one in list(self._ingest.refusals)
         ]
+
+    def _losses(self) -> view.Losses:
+        metrics = self._metrics
+        return view.Losses(
+            dict(self._ingest.counts.rejected),
+            dict(metrics.refused),
+            dict(metrics.offenders),
+        )
 
 
 def _no_websocket(error: ProtocolError) -> flask.Response:

@@ -457,6 +457,21 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """What could not be used, since the exporter's start.
+
+    Attributes:
+        rejected: messages, by reason.
+        refused: series, by reason, as of the newest scrape.
+        offenders: by run, the first of its series that was refused, and why.
+    """
+
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    offenders: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunList:
     """Runs of the list, those first that live.
 
@@ -474,10 +489,11 @@ class RunList:
     live: int
     refused: tuple[Refused, ...]
     addresses: tuple[tuple[str, str], ...]
+    losses: Losses = field(default_factory=Losses)
 
 
 def run_list(seen: RunList, now: float) -> Shown:
-    """The list of runs, and which connections were refused."""
+    """The list of runs, which connections were refused, and what could not be used."""
     rows = {
         f"run-{run['run']}": _runs.row(
             run, [_brief(run, name, now) for name in run["modes"]], now
@@ -492,6 +508,7 @@ def run_list(seen: RunList, now: float) -> Shown:
                 seen.total == 0, seen.addresses[-1][1], seen.addresses
             ),
             "refused": _runs.refused(seen.refused, now),
+            "losses": _runs.losses(seen.losses),
         },
         {"runs": rows},
     )
