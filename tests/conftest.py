@@ -2,8 +2,8 @@
 
 On a Python below 3.11 only the hooks' tests are collected: a file that imports what
 needs a newer one, itself or by a module of the tests that it imports, is left out. So
-are, on all but 3.11, the tests of what chooses its own Pythons, and of a link that
-fails: once is enough.
+are, on all but 3.11, the tests of what chooses its own Pythons, and of faults that take
+long: once is enough.
 """
 
 import itertools
@@ -28,7 +28,11 @@ _NEWER = (
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
 _ONCE = {
+    "test_e2e_disk.py",
+    "test_e2e_faults.py",
     "test_e2e_network.py",
+    "test_e2e_traces.py",
+    "test_e2e_verdicts.py",
     "test_environment_sh.py",
     "test_run_sh.py",
     "test_wheel.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -76,13 +75,12 @@ def test_an_exporter_killed_at_any_moment_loses_nothing_and_counts_nothing_twice
     run_python: Pythons,
     tmp_path: Path,
 ) -> None:
-    kills = KILLS if sys.version_info[:2] == (3, 11) else 5
-    chance = random.Random(kills)
+    chance = random.Random(KILLS)
     exporter = exporter_process()
     env = {**exporter.env, "EPISIGHT_RUN_ID": "storm"}
     child = run_python.start(STORM, env=env)
     with Watcher(exporter) as watcher:
-        for _ in range(kills):
+        for _ in range(KILLS):
             time.sleep(chance.uniform(0.0, 1.0))  # any moment is meant
             exporter.kill()
             exporter.start()
@@ -100,7 +98,7 @@ def test_an_exporter_killed_at_any_moment_loses_nothing_and_counts_nothing_twice
         )
     print(f"{len(did)} processes, {episodes} episodes, {watcher.scrapes} scrapes")
     assert watcher.wrong == []
-    assert watcher.scrapes > kills
+    assert watcher.scrapes > KILLS
 
     ended = all_episodes(exporter, "storm")
     assert len(ended) == episodes
