@@ -82,6 +82,12 @@ def eventually(predicate: Callable[[], T], deadline: float = 10.0, what: str = "
         pause = min(pause * 1.5, 0.1)
 
 
+def as_name(value: object) -> str:
+    """``value`` as a test's name has it: short, and the same in each process, as the
+    workers of pytest-xdist have to agree on the names."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:60]
+
+
 def require(condition: object, reason: str) -> None:
     """Skip the test with the reason shown; where CI is set, fail it instead."""
     if not condition:

@@ -7,7 +7,7 @@ import pytest
 
 from experiment_hooks import declare, wire
 from experiment_hooks.metrics import MAX_BUCKETS
-from tests.support import RUNS_EXPORTER
+from tests.support import RUNS_EXPORTER, as_name
 
 
 def spec(
@@ -40,7 +40,7 @@ BAD_NAMES: List[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("name", BAD_NAMES, ids=as_name)
 def test_another_name_is_refused_and_it_is_said_what_a_name_has(name: Any) -> None:
     with pytest.raises(declare.RefusedError, match="letters, digits and _"):
         spec(name)
@@ -132,7 +132,7 @@ BAD_BUCKETS: List[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("buckets", BAD_BUCKETS, ids=lambda buckets: repr(buckets)[:20])
+@pytest.mark.parametrize("buckets", BAD_BUCKETS, ids=as_name)
 def test_bounds_that_are_none_are_refused(buckets: Any) -> None:
     with pytest.raises(declare.RefusedError):
         spec(kind="histogram", buckets=buckets)

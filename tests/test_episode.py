@@ -13,6 +13,7 @@ from experiment_hooks.episode import NO_EPISODE, Episode, error_info
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.recorder import Recorder
 from tests.sources import Clock, sample, series, start, taken_out
+from tests.support import as_name
 
 
 @pytest.fixture
@@ -660,7 +661,7 @@ def test_a_function_that_raises_costs_its_value_only(
 ODD_SCORES: List[Any] = [5, "x", None, [1, 2], {"a": "b"}, {1: 2}, object(), fail]
 
 
-@pytest.mark.parametrize("scores", ODD_SCORES, ids=repr)
+@pytest.mark.parametrize("scores", ODD_SCORES, ids=as_name)
 def test_odd_scores_hurt_nothing(source: Recorder, scores: Any) -> None:
     with start(source) as ep:
         ep.step(state=1, scores=scores)
@@ -670,7 +671,7 @@ def test_odd_scores_hurt_nothing(source: Recorder, scores: Any) -> None:
 ODD_WORDS: List[Any] = [None, 5, object(), "x" * 100_000, "\ud800", b"x", [1]]
 
 
-@pytest.mark.parametrize("word", ODD_WORDS, ids=lambda word: repr(word)[:20])
+@pytest.mark.parametrize("word", ODD_WORDS, ids=as_name)
 def test_odd_words_hurt_nothing(source: Recorder, word: Any) -> None:
     with start(source) as ep:
         ep.event(word, value=word)

@@ -19,7 +19,7 @@ from experiment_hooks.disabled import NoRun
 from experiment_hooks.episode import NO_EPISODE
 from experiment_hooks.metrics import NO_SERIES
 from experiment_hooks.testing import Listener
-from tests.support import Pythons
+from tests.support import Pythons, as_name
 
 OWNER = "ab" * 16
 
@@ -92,7 +92,8 @@ GOOD: List[Dict[str, Any]] = [
     {"run_id": "a.b_c:d@e+f=g-9"},
     {"promise": 30},
     {"promise": True},
-    {"success": {"correct", 5}},
+    {"success": ("correct", 5)},
+    {"success": {"correct"}},
     {"success": iter(["correct"])},
     {"success": ()},
     {"tags": {}, "facts": None, "info": {1: 2}},
@@ -103,7 +104,7 @@ GOOD: List[Dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("given", GOOD, ids=repr)
+@pytest.mark.parametrize("given", GOOD, ids=as_name)
 def test_a_good_argument_is_taken(given: Dict[str, Any], listener: Listener) -> None:
     eh.open_run(**{"name": "mug", **given}).close()
     assert len(listener.records(wire.RunOpened)) == 1
@@ -421,7 +422,7 @@ ENDINGS: List[Tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("error", "ending", "kind"), ENDINGS, ids=[repr(one[0]) for one in ENDINGS]
+    ("error", "ending", "kind"), ENDINGS, ids=[as_name(one[0]) for one in ENDINGS]
 )
 def test_a_block_s_end_is_the_run_s(
     error: Any, ending: str, kind: str, listener: Listener
@@ -800,7 +801,7 @@ ODD: List[Dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("given", ODD, ids=lambda given: repr(given)[:30])
+@pytest.mark.parametrize("given", ODD, ids=as_name)
 def test_an_episode_with_an_odd_argument_is_counted_all_the_same(
     given: Dict[str, Any], listener: Listener
 ) -> None:

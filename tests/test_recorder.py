@@ -13,6 +13,7 @@ from experiment_hooks import outbox, recorder, wire
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.recorder import Recorder
 from tests.sources import Clock, sample, series, start, taken_out
+from tests.support import as_name
 
 
 @pytest.fixture
@@ -546,7 +547,7 @@ class Odd(Dict[Any, Any]):
 ODD_IMAGES = [5, "x", [1, 2], {"a": "no image"}, {5: None}, Odd(a=1)]
 
 
-@pytest.mark.parametrize("images", ODD_IMAGES, ids=repr)
+@pytest.mark.parametrize("images", ODD_IMAGES, ids=as_name)
 def test_what_is_no_image_spares_the_rest_of_the_moment(
     source: Recorder, images: Any
 ) -> None:

@@ -15,7 +15,7 @@ import zmq
 import experiment_hooks as eh
 from experiment_hooks import dial, sender, wire
 from experiment_hooks.testing import Heard, Listener
-from tests.support import eventually, free_port
+from tests.support import as_name, eventually, free_port
 
 NOBODY = "nobody is listening"
 
@@ -950,7 +950,7 @@ ERRORS = [ValueError("no disk"), SystemExit(3), eh.RunStopped()]
 
 
 @pytest.mark.usefixtures("caught_logs")
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("error", ERRORS, ids=as_name)
 def test_a_callback_that_raises_is_answered_and_the_run_goes_on(
     error: Any, listener: Listener, thread: bool
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from experiment_hooks import wire
+from tests.support import as_name
 
 SOURCE = bytes(range(16))
 OWNER = bytes(range(16, 32))
@@ -533,10 +534,10 @@ def nested(depth: int) -> List[Any]:
     return value
 
 
-UNENCODABLE = [object(), "\ud800", 1 << 64, -(1 << 63) - 1, {1, "a", object()}]
+UNENCODABLE = [object(), "\ud800", 1 << 64, -(1 << 63) - 1, {object()}]
 
 
-@pytest.mark.parametrize("value", UNENCODABLE, ids=repr)
+@pytest.mark.parametrize("value", UNENCODABLE, ids=as_name)
 def test_what_cannot_be_encoded_is_malformed_too(value: Any) -> None:
     with pytest.raises(wire.MalformedError):
         wire.encode_plain(value)
