@@ -171,10 +171,11 @@ else
         missing_part "shellcheck" "it is not installed"
     fi
     if [ -n "$have_old" ]; then tests_beside 3.8 "$old"; fi
-    if [ -n "$have_newest" ]; then tests "$newest" "$newest_environment"; fi
+    if [ -n "$have_newest" ]; then
+        tests "$newest" "$newest_environment" -n 2 --dist loadfile
+    fi
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
-    # These have the machine to themselves: two workers, a file of tests each.
     if [ -n "$have_main" ]; then
         EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 2 --dist loadfile
     fi
