@@ -4,9 +4,10 @@ import threading
 from typing import Any, Awaitable, Callable, Dict
 
 from experiment_hooks import process
-from experiment_hooks.episode import NO_EPISODE, Episode
+from experiment_hooks.episode import Episode
 from experiment_hooks.finished import FINISHED
 from experiment_hooks.metrics import NO_SERIES, Series
+from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.run import Run
 
 

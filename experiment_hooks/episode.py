@@ -13,7 +13,6 @@ parent's open episodes, which then count for nothing.
 import functools
 import threading
 import time
-import traceback
 import types
 from bisect import bisect_left
 from itertools import islice
@@ -30,8 +29,8 @@ from typing import (
     Type,
 )
 
-from experiment_hooks import plain, wire
-from experiment_hooks.errors import RunStopped
+from experiment_hooks import endings, plain, wire
+from experiment_hooks.totals import Taken
 
 if TYPE_CHECKING:
     from experiment_hooks.recorder import Recorder
@@ -47,39 +46,6 @@ MAX_STEP_SPANS = 400
 MAX_EVENTS = 128
 MAX_ATTRIBUTES = 64
 MAX_IMAGES = 16
-MAX_TRACEBACK = 16 * 1024
-
-
-class Taken:
-    """An episode's totals at one moment; replaced as a whole, never changed."""
-
-    __slots__ = (
-        "counts", "gap", "last", "last_step", "phase", "phases", "promise", "steps",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        steps: int,
-        counts: Tuple[int, ...],
-        last_step: float,
-        last: float,
-        gap: float,
-        phases: Dict[str, Tuple[float, int]],
-        phase: str,
-        promise: Optional[float],
-    ) -> None:
-        self.steps = steps
-        self.counts = counts
-        self.last_step = last_step
-        self.last = last
-        self.gap = gap
-        self.phases = phases
-        self.phase = phase
-        self.promise = promise
-
-    def seconds(self, start: float) -> float:
-        """The sum of all step durations: steps follow each other without a hole."""
-        return self.last_step - start
 
 
 class Episode:
@@ -489,7 +455,7 @@ class Episode:
         self._take(now)
         outcome = self._outcome or "ended"
         if error is not None:
-            outcome, self._error = _ending(error)
+            outcome, self._error = endings.of_episode(error)
         self._recorder.episode_ended(self, now, outcome, self._error is not None)
 
     def ended(
@@ -558,85 +524,3 @@ class Phase:
         episode = self._episode
         if not episode._closed:
             episode._recorder.guard(episode._leave_phase, self)
-
-
-class NoEpisode(Episode):
-    """Takes every call and does nothing: hooks disabled, or a bound is reached."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.number = self.steps = 0
-        self.mode = ""
-        self.epoch = self.index = self.target = self.seed = None
-        self.started = self.start = 0.0
-        self._closed = True
-
-    def step(self, state: Any = None, scores: Any = None, images: Any = None) -> None:
-        pass
-
-    def event(self, name: str, **attributes: Any) -> None:
-        pass
-
-    def finish(
-        self,
-        outcome: str = "ended",
-        results: Optional[Mapping[str, float]] = None,
-        **attributes: Any,
-    ) -> None:
-        pass
-
-    def phase(self, name: str, promise: Optional[float] = None) -> Any:
-        return self
-
-    def close(self) -> None:
-        pass
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def __enter__(self) -> "NoEpisode":
-        return self
-
-    @property
-    def trace_id(self) -> str:
-        return "0" * 32
-
-    @property
-    def traceparent(self) -> str:
-        return ""
-
-
-NO_EPISODE = NoEpisode()
-
-
-def error_info(error: BaseException) -> wire.ErrorInfo:
-    """An exception as text; of a long traceback the end is kept."""
-    try:
-        lines = traceback.format_exception(type(error), error, error.__traceback__)
-        text = "".join(lines)
-    except Exception:
-        text = "(the traceback could not be formatted)"
-    try:
-        message = str(error)
-    except Exception:
-        message = "(the message could not be formatted)"
-    kind = type(error)
-    name = kind.__qualname__
-    if kind.__module__ not in ("builtins", "__main__"):
-        name = f"{kind.__module__}.{name}"
-    return wire.ErrorInfo(
-        plain.text(name, 200),
-        plain.text(message, 2000),
-        plain.text(text[-MAX_TRACEBACK:], MAX_TRACEBACK),
-    )
-
-
-def _ending(error: BaseException) -> Tuple[str, Optional[wire.ErrorInfo]]:
-    if isinstance(error, (KeyboardInterrupt, RunStopped)):
-        return "stopped", None
-    if isinstance(error, GeneratorExit):
-        return "ended", None
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        return "ended", None
-    return "error", error_info(error)

@@ -13,11 +13,10 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from experiment_hooks import plain, wire
-from experiment_hooks.episode import error_info
-from experiment_hooks.errors import RunStopped, Terminated
+from experiment_hooks import endings
+from experiment_hooks.errors import Terminated
 from experiment_hooks.sigterm import Sigterm
 
 if TYPE_CHECKING:
@@ -121,24 +120,7 @@ def interactive() -> bool:
 def end_by_exit(run: "Run") -> None:
     """Close a run that nobody closed: the interpreter keeps what ended the process."""
     error = None if interactive() else getattr(sys, "last_value", None)
-    run.end(*judged(error))
-
-
-def judged(
-    error: Optional[BaseException],
-) -> Tuple[str, str, Optional[wire.ErrorInfo]]:
-    """Ending, reason and error of a run that ends by ``error`` (None: normally)."""
-    if error is None or isinstance(error, GeneratorExit):
-        return "completed", "", None
-    if isinstance(error, Terminated):
-        return "stopped", "signal", None
-    if isinstance(error, (KeyboardInterrupt, RunStopped)):
-        return "stopped", "user", None
-    if isinstance(error, SystemExit):
-        if error.code in (None, 0):
-            return "completed", "", None
-        return "failed", "", wire.ErrorInfo("SystemExit", plain.text(error.code, 500))
-    return "failed", "", error_info(error)
+    run.end(*endings.of_run(error))
 
 
 def _install() -> None:

@@ -18,10 +18,11 @@ import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from experiment_hooks import plain, wire
-from experiment_hooks.episode import Episode, Taken
+from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.metrics import NO_SERIES, Labelled, Series, make_series
 from experiment_hooks.outbox import Outbox
+from experiment_hooks.totals import Taken
 
 logger = logging.getLogger("experiment_hooks")
 

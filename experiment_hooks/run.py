@@ -29,13 +29,14 @@ from typing import (
     Type,
 )
 
-from experiment_hooks import declare, plain, process, wire
+from experiment_hooks import declare, endings, plain, process, wire
 from experiment_hooks._version import __version__
 from experiment_hooks.dial import Dialer
-from experiment_hooks.episode import NO_EPISODE, Episode
+from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.finished import FINISHED
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
+from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.recorder import Recorder
 from experiment_hooks.sender import Line, Sender, drain
 from experiment_hooks.settings import Settings
@@ -466,7 +467,7 @@ class Run:
         trace: Optional[TracebackType],
     ) -> None:
         if not self._guest_left():
-            self.end(*process.judged(error))
+            self.end(*endings.of_run(error))
         elif isinstance(error, RunStopped):
             self._guest_stopped = True
 

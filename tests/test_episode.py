@@ -9,8 +9,10 @@ import pytest
 
 from experiment_hooks import episode as episodes
 from experiment_hooks import wire
-from experiment_hooks.episode import NO_EPISODE, Episode, error_info
+from experiment_hooks.endings import error_info
+from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
+from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.recorder import Recorder
 from tests.sources import Clock, sample, series, start, taken_out
 from tests.support import as_name
@@ -253,41 +255,6 @@ def test_another_thread_that_ends_it_does_not_read_what_the_user_gave(
     assert ep.closed
     assert read == []
     assert ended(source).scores == {}
-
-
-class UnprintableError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
-def test_any_exception_can_be_told() -> None:
-    assert (
-        error_info(UnprintableError()).message == "(the message could not be formatted)"
-    )
-    assert error_info(UnprintableError()).type.endswith("test_episode.UnprintableError")
-    assert error_info(KeyError("x" * 10_000)).type == "KeyError"
-    assert len(error_info(KeyError("x" * 10_000)).message) <= 2000
-    wire.encode(wire.RunClosed("r", b"s" * 16, 1, 1.0, "failed", "", odd_error()))
-
-
-def odd_error() -> wire.ErrorInfo:
-    return error_info(ValueError("half \ud800"))
-
-
-def test_of_a_long_traceback_the_end_is_kept() -> None:
-    def fall(depth: int) -> None:
-        if depth:
-            other(depth - 1)
-        raise ValueError("the end of it")
-
-    def other(depth: int) -> None:
-        fall(depth)
-
-    with pytest.raises(ValueError, match="the end") as caught:
-        fall(200)
-    text = error_info(caught.value).traceback
-    assert len(text) <= episodes.MAX_TRACEBACK
-    assert text.rstrip().endswith("ValueError: the end of it")
 
 
 # --- after the end -------------------------------------------------------------------

@@ -16,8 +16,8 @@ import experiment_hooks as eh
 from experiment_hooks import run as run_module
 from experiment_hooks import wire
 from experiment_hooks.disabled import NoRun
-from experiment_hooks.episode import NO_EPISODE
 from experiment_hooks.metrics import NO_SERIES
+from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.testing import Listener
 from tests.support import Pythons, as_name
 

@@ -43,7 +43,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 import experiment_hooks as eh
 from experiment_hooks import process
-from experiment_hooks.episode import NO_EPISODE
+from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.settings import Settings
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 import experiment_hooks as eh
-from experiment_hooks.process import judged
+from experiment_hooks import endings
 from experiment_hooks.settings import Settings
 
 logger = logging.getLogger("experiment_hooks")
@@ -72,7 +72,7 @@ class Episight(Callback):
     def _close(self, error: Optional[BaseException]) -> None:
         run, self._run = self._run, None
         if run is not None:
-            run.end(*judged(error))
+            run.end(*endings.of_run(error))
 
     def __getstate__(self) -> Dict[str, Any]:
         # Launchers pickle the callback on its way to the job.
