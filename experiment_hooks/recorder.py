@@ -1,6 +1,6 @@
 """What one source has to tell: its totals, its newest moment, its unsent records.
 
-Owns the source's id, its sequence, its schema and its outbox. Called from the
+Owns the source's id, its catalogue of metrics and its outbox. Called from the
 experiment's threads (under ``lock``, briefly) and from the sender (``sample``,
 ``take_records``, ``raise_flags``). Never does I/O; never holds more than its bounds.
 What it complains of is logged when the lock is free: a logging handler may wait.
@@ -18,121 +18,26 @@ import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from experiment_hooks import plain, wire
+from experiment_hooks.catalogue import Catalogue
+from experiment_hooks.doors import Door, Halt
 from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
-from experiment_hooks.metrics import NO_SERIES, Labelled, Series, make_series
+from experiment_hooks.metrics import Series
 from experiment_hooks.outbox import Outbox
 from experiment_hooks.totals import Taken
 
 logger = logging.getLogger("experiment_hooks")
 
 MAX_OPEN_EPISODES = 1024
-MAX_SERIES = 2000
-MAX_METRICS = 2000
-MAX_TOTALS = 32_000
-"""Numbers in all series together: they have to fit into one record, the last."""
 MAX_PHASES = 32
-MAX_MODES = 16
 MAX_SHOWN_EPISODES = 64
 MAX_STREAMS = 64
 MAX_STREAM_BYTES = 256 * 1024
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 _MAX_COMPLAINTS = 200
-_CHUNK_METRICS = 50
-_CHUNK_SERIES = 500
-_CHUNK_CHARACTERS = 64 * 1024
 
 Make = Callable[..., wire.AnyRecord]
 Ranges = Tuple[Tuple[int, int], ...]
-
-
-class Door:
-    """Stands where a lock was, until the first call of a forked child goes through."""
-
-    __slots__ = ("_lock", "_open")
-
-    def __init__(self, open_door: Callable[[], Any]) -> None:
-        self._open = open_door
-        self._lock: Any = None
-
-    def __enter__(self) -> None:
-        self._lock = self._open()
-        self._lock.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-
-    def _is_owned(self) -> bool:
-        return False
-
-
-class Halt:
-    """Stands where a metric's lock was, once a stop is due at any hook call.
-
-    So no metric call has to ask whether one is.
-    """
-
-    __slots__ = ("_boundary",)
-
-    def __init__(self, boundary: Callable[[str], None]) -> None:
-        self._boundary = boundary
-
-    def __enter__(self) -> None:
-        self._boundary("now")
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-
-class ModeTotals:
-    """What the ended episodes of one mode have added up to.
-
-    Added to in place, number by number: a signal handler that ends an episode of its
-    own in the middle of it adds to the same, and nothing of that is overwritten.
-    """
-
-    __slots__ = ("counts", "phases", "seconds", "steps")
-
-    def __init__(self, buckets: int) -> None:
-        self.steps = 0
-        self.counts = [0] * buckets
-        self.seconds = 0.0
-        self.phases: Dict[str, List[float]] = {}  # seconds, times
-
-    def add(self, taken: Taken, start: float) -> None:
-        """Add one episode's totals; ``start`` is where its first step began."""
-        self.steps += taken.steps
-        for bucket, count in enumerate(taken.counts):
-            if count:
-                self.counts[bucket] += count
-        self.seconds += taken.seconds(start)
-        for name, (seconds, times) in taken.phases.items():
-            known = self.phases.setdefault(name, [0.0, 0])
-            known[0] += seconds
-            known[1] += times
-
-    def copy(self) -> "ModeTotals":
-        """A copy that can be added to."""
-        other = ModeTotals(0)
-        other.steps, other.seconds = self.steps, self.seconds
-        other.counts = list(self.counts)
-        other.phases = {name: list(known) for name, known in self.phases.items()}
-        return other
-
-
-class BuiltIn(Series):
-    """A series of our own: read out of the totals of its mode."""
-
-    __slots__ = ("_read", "mode")
-
-    def __init__(self, mode: str, read: Callable[[ModeTotals], List[float]]) -> None:
-        super().__init__("", None, lambda reason, detail: None)
-        self.mode = mode
-        self._read = read
-
-    def of(self, totals: ModeTotals) -> List[float]:
-        """The totals of this series."""
-        return self._read(totals)
 
 
 class Recorder:
@@ -154,7 +59,6 @@ class Recorder:
         max_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self.run_id = run_id
-        self.step_bounds = step_bounds
         self.inline = inline
         self.lock: Any = threading.RLock()
         self.wake: Callable[[], None] = lambda: None
@@ -164,10 +68,8 @@ class Recorder:
         self.watched = False
         self.success: Optional[Set[str]] = None
         self._max_bytes = max_bytes
-        self._metrics: List[wire.MetricSpec] = []
-        self._labelled: List[Labelled] = []
         self._untold: List[str] = []
-        self._series: List[Tuple[wire.SeriesSpec, Series]] = []
+        self._catalogue = Catalogue(step_bounds, self.lock, self.drop)
         self._start_over()
 
     def _start_over(self) -> None:
@@ -181,11 +83,8 @@ class Recorder:
         self.open: Dict[int, Episode] = {}
         self._numbers = itertools.count()
         self._indices: Dict[str, int] = {}
-        self._modes: Dict[str, ModeTotals] = {}
         self._phase_names: Set[str] = set()
-        self._builtin: Set[Tuple[str, str]] = set()
         self.epochs: Dict[str, int] = {}
-        self._described = [0, 0]
         self._progress = (0.0, time.perf_counter())  # Unix seconds, monotonic
         self._gap = 0.0
         self._gaps = 0
@@ -193,12 +92,6 @@ class Recorder:
         self.urgent = False  # an episode has failed, and its moment was not sent yet
         self._moments: Dict[bool, Tuple[wire.Moment, List[bytes]]] = {}
         self._streams: Dict[str, bytes] = {}
-        # The series of our own go: a forked child may never use those modes.
-        self._series = [pair for pair in self._series if not _is_builtin(pair)]
-        for _, series in self._series:
-            series._reset()
-        own = (self._metrics[spec.metric] for spec, _ in self._series)
-        self._width = sum(map(wire.slots, own))
 
     # --- fork ---------------------------------------------------------------------
 
@@ -213,6 +106,7 @@ class Recorder:
                 if isinstance(self.lock, Door):
                     self._set_lock(real)
                     self._start_over()
+                    self._catalogue.start_over()
                     on_first_use()
             return real
 
@@ -220,13 +114,7 @@ class Recorder:
 
     def _set_lock(self, lock: Any) -> None:
         self.lock = lock
-        self._guard_series(lock)
-
-    def _guard_series(self, lock: Any) -> None:
-        for family in self._labelled:
-            family._use_lock(lock)
-        for _, series in self._series:
-            series._use_lock(lock)
+        self._catalogue.use_lock(lock)
 
     # --- guarding the experiment --------------------------------------------------
 
@@ -278,7 +166,7 @@ class Recorder:
         with self.lock:
             self.stop = command
             if command.when == "now":
-                self._guard_series(Halt(self.boundary))
+                self._catalogue.guard(Halt(self.boundary))
         self.raise_flags()
 
     def boundary(self, at: str) -> None:
@@ -426,7 +314,7 @@ class Recorder:
             if self.closed or len(self.open) >= MAX_OPEN_EPISODES:
                 self.drop("open_episodes", "too many are open, or the run is closed")
                 return None
-            mode = self.mode_name(mode)
+            mode = self._catalogue.mode(mode)
             number = next(self._numbers)
             if index is None:
                 index = self._indices.get(mode, 0)
@@ -463,7 +351,7 @@ class Recorder:
             success = None
             if self.success is not None:
                 success = outcome in self.success
-            self._totals(episode.mode).add(episode.taken, episode.start)
+            self._catalogue.add(episode.mode, episode.taken, episode.start)
             self._gap = max(self._gap, episode.taken.gap)
             self._gaps += episode.taken.steps + 1
             # No gap since the start of the episode: it has measured its own.
@@ -475,15 +363,6 @@ class Recorder:
                 smaller=episode.ended(now, outcome, success, bare=True),
             )
         self.wake()
-
-    def mode_name(self, mode: str) -> str:
-        """The mode, or ``other`` when there are too many."""
-        if mode not in self._modes and len(self._modes) >= MAX_MODES:
-            self.drop("modes", f"more than {MAX_MODES} modes; the rest is 'other'")
-            mode = "other"
-        with self.lock:
-            self._totals(mode)
-        return mode
 
     def phase_name(self, name: object) -> str:
         """The phase's name as text, or ``other`` when there are too many."""
@@ -506,121 +385,22 @@ class Recorder:
         self._gaps += 1
         self._progress = (wall, now)
 
+    # --- metrics ------------------------------------------------------------------
+
+    @property
+    def step_bounds(self) -> Tuple[float, ...]:
+        """Bounds of the histogram of step durations, in seconds."""
+        return self._catalogue.step_bounds
+
     def use_step_bounds(self, bounds: Tuple[float, ...]) -> None:
         """Other bounds of the histogram of step durations; too late after a step."""
         with self.lock:
-            if self._modes and bounds != self.step_bounds:
-                self.drop("usage", "buckets['step_duration'] come after an episode")
-                return
-            self.step_bounds = bounds
-
-    # --- series -------------------------------------------------------------------
+            self._catalogue.use_step_bounds(bounds)
 
     def define(self, spec: wire.MetricSpec) -> Series:
         """A new metric: with labels one that makes series, without them its one."""
         with self.lock:
-            if len(self._metrics) >= MAX_METRICS:
-                self.drop("series", f"over {MAX_METRICS} metrics, at {spec.name!r}")
-                return NO_SERIES
-            self._metrics.append(spec)
-            number = len(self._metrics) - 1
-            if not spec.labels:
-                return self._add_series(number, ())
-
-            def make(values: Tuple[str, ...]) -> Series:
-                return self._add_series(number, values)
-
-            family = Labelled(spec, self.lock, self.drop, make)
-            self._labelled.append(family)
-        return family
-
-    def _add_series(self, metric: int, values: Tuple[str, ...]) -> Series:
-        spec = self._metrics[metric]
-        with self.lock:
-            width = self._width + wire.slots(spec)
-            if len(self._series) >= MAX_SERIES or width > MAX_TOTALS:
-                self.drop("series", f"over {MAX_SERIES} series, at {spec.name!r}")
-                return NO_SERIES
-            self._width = width
-            series = make_series(spec, self.lock, self.drop)
-            self._series.append((wire.SeriesSpec(metric, values), series))
-        return series
-
-    def _totals(self, mode: str) -> ModeTotals:
-        totals = self._modes.get(mode)
-        if totals is None:
-            totals = self._modes[mode] = ModeTotals(len(self.step_bounds) + 1)
-            self._define_mode(mode)
-        return totals
-
-    def _define_mode(self, mode: str) -> None:
-        self._build(
-            wire.MetricSpec("steps", "counter", labels=("mode",)),
-            (mode,),
-            lambda totals: [totals.steps],
-        )
-        self._build(
-            wire.MetricSpec(
-                "step_duration_seconds",
-                "histogram",
-                labels=("mode",),
-                buckets=self.step_bounds,
-            ),
-            (mode,),
-            lambda totals: [*totals.counts, totals.seconds],
-        )
-
-    def _define_phase(self, mode: str, phase: str) -> None:
-        if (mode, phase) in self._builtin:
-            return
-        self._builtin.add((mode, phase))
-        labels = ("mode", "phase")
-        self._build(
-            wire.MetricSpec("phase_seconds", "counter", labels=labels),
-            (mode, phase),
-            lambda totals: [totals.phases.get(phase, (0.0, 0))[0]],
-        )
-        self._build(
-            wire.MetricSpec("phases", "counter", labels=labels),
-            (mode, phase),
-            lambda totals: [totals.phases.get(phase, (0.0, 0))[1]],
-        )
-
-    def _build(
-        self,
-        spec: wire.MetricSpec,
-        values: Tuple[str, ...],
-        read: Callable[[ModeTotals], List[float]],
-    ) -> None:
-        if spec not in self._metrics:
-            self._metrics.append(spec)
-        metric = self._metrics.index(spec)
-        series = BuiltIn(values[0], read)
-        self._width += wire.slots(spec)
-        self._series.append((wire.SeriesSpec(metric, values), series))
-
-    def _describe(self) -> None:
-        """Tell what is new in the schema, before totals that need it."""
-        while self._described != [len(self._metrics), len(self._series)]:
-            first_metric, first_series = self._described
-            metrics = tuple(self._metrics[first_metric : first_metric + _CHUNK_METRICS])
-            known = first_metric + len(metrics)
-            # A series comes with its metric, or after it.
-            series = self._chunk(first_series) if known == len(self._metrics) else ()
-            self._put(_schema(first_metric, first_series, metrics, series), time.time())
-            self._described = [known, first_series + len(series)]
-            self.wake()
-
-    def _chunk(self, first: int) -> Tuple[wire.SeriesSpec, ...]:
-        """Some series from ``first`` on, as many as go well into one record."""
-        chunk: List[wire.SeriesSpec] = []
-        size = 0
-        for spec, _ in self._series[first : first + _CHUNK_SERIES]:
-            size += sum(map(len, spec.values))
-            if chunk and size > _CHUNK_CHARACTERS:
-                break
-            chunk.append(spec)
-        return tuple(chunk)
+            return self._catalogue.define(spec)
 
     # --- samples ------------------------------------------------------------------
 
@@ -707,19 +487,11 @@ class Recorder:
     def totals(self) -> bytes:
         """All totals, as :class:`wire.Sample` carries them; tells the schema first."""
         with self.lock:
-            modes = {mode: totals.copy() for mode, totals in self._modes.items()}
-            for episode in self.open.values():
-                modes[episode.mode].add(episode.taken, episode.start)
-            for mode, totals in modes.items():
-                for phase in totals.phases:
-                    self._define_phase(mode, phase)
-            self._describe()
-            values: List[float] = []
-            for _, series in self._series:
-                if isinstance(series, BuiltIn):
-                    values += series.of(modes[series.mode])
-                else:
-                    values += series.read()
+            modes = self._catalogue.modes(self.open.values())
+            for schema in self._catalogue.untold():
+                self._put(schema, time.time())
+                self.wake()
+            values = self._catalogue.read(modes)
         return wire.pack_totals(values)
 
     def log(
@@ -759,7 +531,7 @@ class Recorder:
         self.inline_due = lambda: False
         if self.stop is not None:
             self.stop = None
-            self._guard_series(self.lock)
+            self._catalogue.use_lock(self.lock)
 
     def close(self, ending: str, reason: str, error: Optional[wire.ErrorInfo]) -> None:
         """The source's last record, with its final totals."""
@@ -776,25 +548,6 @@ class Recorder:
                 time.time(),
             )  # fmt: skip
             self.closed = True
-
-
-def _is_builtin(pair: Tuple[wire.SeriesSpec, Series]) -> bool:
-    return isinstance(pair[1], BuiltIn)
-
-
-def _schema(
-    first_metric: int,
-    first_series: int,
-    metrics: Tuple[wire.MetricSpec, ...],
-    series: Tuple[wire.SeriesSpec, ...],
-) -> Make:
-    return lambda **base: wire.Schema(
-        first_metric=first_metric,
-        first_series=first_series,
-        metrics=metrics,
-        series=series,
-        **base,
-    )
 
 
 def _shown(episode: Episode, taken: Taken, to_wall: float) -> wire.OpenEpisode:

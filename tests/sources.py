@@ -62,8 +62,8 @@ def series(source: Recorder) -> Dict[Tuple[str, Tuple[str, ...]], Tuple[float, .
     totals = wire.unpack_totals(source.totals())
     found = {}
     at = 0
-    for one, _ in source._series:
-        spec = source._metrics[one.metric]
+    for one, _ in source._catalogue._series:
+        spec = source._catalogue._metrics[one.metric]
         found[spec.name, one.values] = totals[at : at + wire.slots(spec)]
         at += wire.slots(spec)
     assert at == len(totals)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from experiment_hooks import metrics, recorder, wire
+from experiment_hooks import catalogue, metrics, wire
 from experiment_hooks.metrics import NO_SERIES, Series
 from experiment_hooks.recorder import Recorder
 
@@ -159,7 +159,7 @@ def test_each_set_of_label_values_is_a_series_of_its_own(source: Recorder) -> No
     wins.labels(arm="1", side="left").inc()
     wins.labels(side="right", arm=2).inc(5)
     assert wins.labels("left", "1") is wins.labels(side="left", arm=1)
-    found = {spec.values: one.read() for spec, one in source._series}
+    found = {spec.values: one.read() for spec, one in source._catalogue._series}
     assert found == {("left", "1"): [2.0], ("right", "2"): [5.0]}
 
 
@@ -215,7 +215,7 @@ def test_any_label_value_fits_into_a_record(source: Recorder, value: str) -> Non
     ]
     (series,) = schema.series
     assert len(series.values[0]) <= metrics.MAX_LABEL_VALUE
-    assert source._series[0][1].read() == [2.0]
+    assert source._catalogue._series[0][1].read() == [2.0]
 
 
 def records_of(source: Recorder) -> List[Any]:
@@ -230,34 +230,34 @@ def test_there_are_not_more_series_than_the_bound(
     source: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     wins = define(source, "counter", labels=("n",))
-    for number in range(recorder.MAX_SERIES + 10):
+    for number in range(catalogue.MAX_SERIES + 10):
         wins.labels(number).inc()
-    assert len(source._series) == recorder.MAX_SERIES
+    assert len(source._catalogue._series) == catalogue.MAX_SERIES
     assert source.dropped == {"series": 10}
     source.tell()
     assert len(caplog.records) == 1, "said once"
-    assert wins.labels(recorder.MAX_SERIES) is NO_SERIES
+    assert wins.labels(catalogue.MAX_SERIES) is NO_SERIES
     assert wins.labels(0) is not NO_SERIES
 
 
 def test_all_totals_together_fit_into_the_last_record(source: Recorder) -> None:
     buckets = tuple(map(float, range(metrics.MAX_BUCKETS)))
     seconds = define(source, "histogram", labels=("n",), buckets=buckets)
-    for number in range(recorder.MAX_SERIES):
+    for number in range(catalogue.MAX_SERIES):
         seconds.labels(number).observe(5)
     assert source.dropped["series"] > 1000
     source.close("completed", "", None)
     last = records_of(source)[-1]
     assert isinstance(last, wire.SourceClosed)
-    assert len(wire.unpack_totals(last.totals)) <= recorder.MAX_TOTALS
+    assert len(wire.unpack_totals(last.totals)) <= catalogue.MAX_TOTALS
     schemas = [one for one in records_of(source) if isinstance(one, wire.Schema)]
     assert all(len(one.series) for one in schemas)
 
 
 def test_metrics_without_series_are_bounded_too(source: Recorder) -> None:
-    for number in range(recorder.MAX_METRICS + 5):
+    for number in range(catalogue.MAX_METRICS + 5):
         define(source, "counter", name=f"m{number}", labels=("n",))
-    assert len(source._metrics) == recorder.MAX_METRICS
+    assert len(source._catalogue._metrics) == catalogue.MAX_METRICS
     assert source.dropped == {"series": 5}
 
 
@@ -455,7 +455,7 @@ def test_four_threads_count_exactly(source: Recorder) -> None:
     assert wins.read() == [44.0 * each]
     assert rate.read() == [8.0 * each, 4.0 * each]
     assert sum(seconds.read()[:-1]) == 4 * each
-    values = {spec.values: one.read() for spec, one in source._series[3:]}
+    values = {spec.values: one.read() for spec, one in source._catalogue._series[3:]}
     assert values == {("0",): [2.0 * each], ("1",): [2.0 * each]}
 
 
@@ -491,7 +491,7 @@ def test_two_threads_that_make_the_same_series_get_one(source: Recorder) -> None
 
     in_threads(4, work)
     assert made[0] == made[1] == made[2] == made[3]
-    assert len(source._series) == 200
+    assert len(source._catalogue._series) == 200
 
 
 def test_a_complaint_does_not_wait_for_a_handler_with_the_lock_held(

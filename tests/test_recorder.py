@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_hooks import catalogue, outbox, recorder, wire
 from experiment_hooks import episode as episodes
-from experiment_hooks import outbox, recorder, wire
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.recorder import Recorder
 from tests.sources import Clock, sample, series, start, taken_out
@@ -312,9 +312,9 @@ def test_indices_are_counted_in_each_mode_and_go_on_from_a_given_one(
 
 
 def test_modes_beyond_the_bound_are_other(source: Recorder) -> None:
-    modes = [start(source, f"m{n}").mode for n in range(recorder.MAX_MODES + 3)]
-    assert modes[recorder.MAX_MODES - 1] == f"m{recorder.MAX_MODES - 1}"
-    assert set(modes[recorder.MAX_MODES :]) == {"other"}
+    modes = [start(source, f"m{n}").mode for n in range(catalogue.MAX_MODES + 3)]
+    assert modes[catalogue.MAX_MODES - 1] == f"m{catalogue.MAX_MODES - 1}"
+    assert set(modes[catalogue.MAX_MODES :]) == {"other"}
     assert source.dropped == {"modes": 3}
     assert start(source, "m0").mode == "m0", "what is known stays"
 
@@ -621,7 +621,7 @@ def fill(source: Recorder) -> None:
     seconds: Any = source.define(
         wire.MetricSpec("seconds", "histogram", labels=("n",), buckets=bounds)
     )
-    for number in range(recorder.MAX_SERIES):
+    for number in range(catalogue.MAX_SERIES):
         seconds.labels(number).observe(1)
 
 
