@@ -1,12 +1,13 @@
-"""The records that wait to be sent: encoded, in order, within a bound.
+"""The records that wait to be sent: numbered, encoded, in order, within a bound.
 
 Not locked: whoever calls holds the recorder's lock. Beyond its bound the oldest log
 lines go first, then episodes' starts, then their ends; what went is counted and
 remembered by number, so that the exporter can be told that it will never come.
 """
 
+import itertools
 from collections import deque
-from typing import Callable, Deque, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
 from experiment_hooks import wire
 
@@ -15,20 +16,32 @@ RANKS = ("essential", "end", "start", "log")
 _MAX_RANGES = 10_000
 """So many ranges of numbers go into one record: it stays below its limit."""
 
+Make = Callable[..., wire.AnyRecord]
+"""Makes a record, given the fields that all have."""
+
 
 class Outbox:
-    """Records by rank, see :data:`RANKS`.
+    """One source's records by rank, see :data:`RANKS`.
 
     Args:
+        run: the run's id.
+        source: the source's id.
         most: bytes that may wait, sent ones not yet acknowledged included.
         drop: counts one that went, under its reason.
 
     Attributes:
+        seq: the number of the newest record; 0 before the first.
         held: bytes that wait, sent ones not yet acknowledged included.
     """
 
-    def __init__(self, most: int, drop: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: str, source: bytes, most: int, drop: Callable[..., None]
+    ) -> None:
+        self.seq = 0
         self.held = 0
+        self._run = run
+        self._source = source
+        self._seqs = itertools.count(1)
         self._most = most
         self._drop = drop
         # By rank, each in the order of the sequence numbers.
@@ -43,8 +56,55 @@ class Outbox:
         """How many records wait here."""
         return sum(map(len, self._queues.values()))
 
+    def record(
+        self,
+        make: Make,
+        at: float,
+        rank: str = "essential",
+        smaller: Optional[Make] = None,
+    ) -> int:
+        """Number a record, encode it, and take it in.
+
+        Args:
+            make: gives the record its sequence number and the other common fields.
+            at: Unix seconds.
+            rank: one of :data:`RANKS`: which goes first when there are too many.
+            smaller: makes a smaller one, in case the first is too large.
+
+        Returns:
+            Its sequence number.
+        """
+        # Not +=: a signal handler that records something, too, may come in between.
+        self.seq = seq = next(self._seqs)
+        base: Dict[str, Any] = {
+            "run": self._run,
+            "source": self._source,
+            "seq": seq,
+            "time": at,
+        }
+        data = self._encode(make, base)
+        if data is None and smaller is not None:
+            data = self._encode(smaller, base)
+        if data is None:
+            # The number is taken, so it is said that what it stood for will not come.
+            gone = wire.GivenUp(ranges=((seq, seq),), reason="lost", **base)
+            data = wire.encode(gone)
+        self.put(rank, seq, data)
+        return seq
+
+    def _encode(self, make: Make, base: Dict[str, Any]) -> Optional[bytes]:
+        try:
+            data = wire.encode(make(**base))
+        except wire.WireError as error:
+            self._drop("unencodable", str(error))
+            return None
+        if len(data) > wire.MAX_RECORD_BYTES:
+            self._drop("too_large", f"a record of {len(data)} bytes")
+            return None
+        return data
+
     def put(self, rank: str, seq: int, data: bytes) -> None:
-        """Take in a record; others may have to go for it."""
+        """Take in an encoded record; others may have to go for it."""
         self._queues[rank].append((seq, data))
         self.held += len(data)
         if self.held > self._most:

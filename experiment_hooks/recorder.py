@@ -23,7 +23,7 @@ from experiment_hooks.doors import Door, Halt
 from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.metrics import Series
-from experiment_hooks.outbox import Outbox
+from experiment_hooks.outbox import Make, Outbox
 from experiment_hooks.totals import Taken
 
 logger = logging.getLogger("experiment_hooks")
@@ -36,7 +36,6 @@ MAX_STREAM_BYTES = 256 * 1024
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 _MAX_COMPLAINTS = 200
 
-Make = Callable[..., wire.AnyRecord]
 Ranges = Tuple[Tuple[int, int], ...]
 
 
@@ -74,10 +73,8 @@ class Recorder:
 
     def _start_over(self) -> None:
         self.source = os.urandom(16)
-        self.seq = 0
-        self._seqs = itertools.count(1)
         self.closed = False
-        self._outbox = Outbox(self._max_bytes, self.drop)
+        self._outbox = Outbox(self.run_id, self.source, self._max_bytes, self.drop)
         self.dropped: Dict[str, int] = {}
         self._complaints: Set[str] = set()
         self.open: Dict[int, Episode] = {}
@@ -206,48 +203,12 @@ class Recorder:
             Its sequence number; 0 after the source's end, where nothing is recorded.
         """
         with self.lock:
-            seq = 0 if self.closed else self._put(make, at, rank, smaller)
+            seq = 0 if self.closed else self._outbox.record(make, at, rank, smaller)
         if seq:
             self.wake()
         else:  # nobody would send it
             self.drop("closed", "something was told after the run's end")
         return seq
-
-    def _put(
-        self,
-        make: Make,
-        at: float,
-        rank: str = "essential",
-        smaller: Optional[Make] = None,
-    ) -> int:
-        # Not +=: a signal handler that records something, too, may come in between.
-        self.seq = seq = next(self._seqs)
-        base: Dict[str, Any] = {
-            "run": self.run_id,
-            "source": self.source,
-            "seq": seq,
-            "time": at,
-        }
-        data = self._encode(make, base)
-        if data is None and smaller is not None:
-            data = self._encode(smaller, base)
-        if data is None:
-            # The number is taken, so it is said that what it stood for will not come.
-            gone = wire.GivenUp(ranges=((seq, seq),), reason="lost", **base)
-            data = wire.encode(gone)
-        self._outbox.put(rank, seq, data)
-        return seq
-
-    def _encode(self, make: Make, base: Dict[str, Any]) -> Optional[bytes]:
-        try:
-            data = wire.encode(make(**base))
-        except wire.WireError as error:
-            self.drop("unencodable", str(error))
-            return None
-        if len(data) > wire.MAX_RECORD_BYTES:
-            self.drop("too_large", f"a record of {len(data)} bytes")
-            return None
-        return data
 
     def take_records(self, most: int, most_bytes: int) -> List[Tuple[int, bytes]]:
         """Move the oldest unsent records out of the outbox, for the sender.
@@ -257,7 +218,7 @@ class Recorder:
         with self.lock:
             gone = self._outbox.gone()
             if gone:
-                self._put(
+                self._outbox.record(
                     lambda **base: wire.GivenUp(ranges=gone, reason="memory", **base),
                     time.time(),
                 )
@@ -288,6 +249,11 @@ class Recorder:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
             for first, last in ranges:
                 self._outbox.forget(first, last)
+
+    @property
+    def seq(self) -> int:
+        """The number of the newest record; 0 before the first."""
+        return self._outbox.seq
 
     @property
     def unsent(self) -> int:
@@ -489,7 +455,7 @@ class Recorder:
         with self.lock:
             modes = self._catalogue.modes(self.open.values())
             for schema in self._catalogue.untold():
-                self._put(schema, time.time())
+                self._outbox.record(schema, time.time())
                 self.wake()
             values = self._catalogue.read(modes)
         return wire.pack_totals(values)

@@ -179,7 +179,7 @@ def test_records_on_their_way_count_until_they_are_acknowledged() -> None:
 @given(st.lists(st.sampled_from(outbox.RANKS), max_size=80))
 def test_whatever_comes_is_either_there_or_announced(ranks: List[str]) -> None:
     dropped: List[str] = []
-    box = outbox.Outbox(1000, dropped.append)
+    box = outbox.Outbox("run", b"s" * 16, 1000, dropped.append)
     for seq, rank in enumerate(ranks, 1):
         box.put(rank, seq, b"x" * 100)
     gone = [n for first, last in box.gone() for n in range(first, last + 1)]
@@ -198,7 +198,7 @@ def test_whatever_comes_is_either_there_or_announced(ranks: List[str]) -> None:
 
 
 def test_log_lines_go_before_starts_and_those_before_ends() -> None:
-    box = outbox.Outbox(1000, lambda reason: None)
+    box = outbox.Outbox("run", b"s" * 16, 1000, lambda reason: None)
     for seq, rank in enumerate([*outbox.RANKS] * 2, 1):
         box.put(rank, seq, b"x" * 100)
     for seq in (9, 10, 11):
@@ -210,7 +210,7 @@ def test_log_lines_go_before_starts_and_those_before_ends() -> None:
 
 
 def test_what_was_moved_out_and_comes_back_is_in_its_place() -> None:
-    box = outbox.Outbox(1000, lambda reason: None)
+    box = outbox.Outbox("run", b"s" * 16, 1000, lambda reason: None)
     for seq in (1, 2, 3):
         box.put("end", seq, b"x")
     moved = box.take_all()
@@ -222,7 +222,7 @@ def test_what_was_moved_out_and_comes_back_is_in_its_place() -> None:
 
 
 def test_a_source_that_nobody_hears_for_days_remembers_ranges_and_no_numbers() -> None:
-    box = outbox.Outbox(1000, lambda reason: None)
+    box = outbox.Outbox("run", b"s" * 16, 1000, lambda reason: None)
     for seq in range(1, 200_001):
         box.put("log", seq, b"x" * 100)
     assert len(box._gone) == 1
