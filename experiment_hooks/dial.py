@@ -12,9 +12,8 @@ from urllib.parse import unquote, urlparse
 import zmq
 
 from experiment_hooks import wire
+from experiment_hooks.window import WINDOW_RECORDS
 
-WINDOW_RECORDS = 2000
-"""Records that may be on their way and not yet acknowledged."""
 _KEY_LENGTH = 40
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")

@@ -35,10 +35,11 @@ from experiment_hooks.dial import Dialer
 from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.finished import FINISHED
+from experiment_hooks.line import Line
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.recorder import Recorder
-from experiment_hooks.sender import Line, Sender, drain
+from experiment_hooks.sender import Sender, drain
 from experiment_hooks.settings import Settings
 from experiment_hooks.spool import Folder, Spool
 

@@ -11,7 +11,8 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import experiment_hooks as eh
-from experiment_hooks import delivery, overflow, sender, spool, spoolfile, wire
+from experiment_hooks import delivery, overflow, spool, spoolfile, wire
+from experiment_hooks import line as lines
 from experiment_hooks.spool import Folder
 from experiment_hooks.testing import Listener, Source
 from tests.support import Pythons, eventually, free_port
@@ -20,8 +21,8 @@ from tests.support import Pythons, eventually, free_port
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does at once what otherwise takes seconds."""
-    monkeypatch.setattr(sender, "TICK", 0.02)
-    monkeypatch.setattr(sender, "HELLO_AGAIN", 0.1)
+    monkeypatch.setattr(lines, "TICK", 0.02)
+    monkeypatch.setattr(lines, "HELLO_AGAIN", 0.1)
     monkeypatch.setattr(delivery, "HELLO_AGAIN", 0.1)
     monkeypatch.setattr(delivery, "LOOK", 0.05)
     monkeypatch.setattr(overflow, "AFTER", 0.1)
@@ -548,9 +549,9 @@ def test_a_killed_source_s_files_are_delivered_when_they_seem_dead(
     child = run_python.start(
         """
         import experiment_hooks as eh
-        from experiment_hooks import overflow, sender
+        from experiment_hooks import line as lines, overflow
 
-        sender.TICK, overflow.AFTER = 0.02, 0.1
+        lines.TICK, overflow.AFTER = 0.02, 0.1
         run = eh.open_run("killed", run_id="killed")
         while True:
             with run.episode() as ep:
@@ -583,9 +584,9 @@ def test_a_forked_child_has_files_of_its_own(
         """
         import os
         import experiment_hooks as eh
-        from experiment_hooks import overflow, sender
+        from experiment_hooks import line as lines, overflow
 
-        sender.TICK, overflow.AFTER = 0.02, 0.05
+        lines.TICK, overflow.AFTER = 0.02, 0.05
         run = eh.open_run("forks", run_id="forks")
         line = run._line
         while not line._overflow.spool.count:

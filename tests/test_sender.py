@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 import experiment_hooks as eh
-from experiment_hooks import dial, sender, wire
+from experiment_hooks import dial, sender, window, wire
+from experiment_hooks import line as lines
 from experiment_hooks.testing import Heard, Listener
 from tests.support import as_name, eventually, free_port
 
@@ -23,9 +24,9 @@ NOBODY = "nobody is listening"
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that does at once what otherwise takes it a second."""
-    monkeypatch.setattr(sender, "TICK", 0.02)
-    monkeypatch.setattr(sender, "WATCHED_TICK", 0.01)
-    monkeypatch.setattr(sender, "HELLO_AGAIN", 0.1)
+    monkeypatch.setattr(lines, "TICK", 0.02)
+    monkeypatch.setattr(lines, "WATCHED_TICK", 0.01)
+    monkeypatch.setattr(lines, "HELLO_AGAIN", 0.1)
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def test_an_exporter_that_starts_later_gets_what_was_before(
 def test_what_is_never_acknowledged_is_sent_again_after_a_while(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, thread: bool
 ) -> None:
-    monkeypatch.setattr(sender, "ACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(lines, "ACK_TIMEOUT", 0.1)
     listener.withhold(samples=False)
     run = eh.open_run("mug", thread=thread)
     keep_calling(listener, run.progress, lambda: listener.duplicates >= 2)
@@ -210,7 +211,7 @@ def test_one_that_was_dropped_is_sent_again_while_newer_ones_are_acknowledged(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exporter drops what it has no room for, and takes what comes later."""
-    monkeypatch.setattr(sender, "ACK_TIMEOUT", 0.3)
+    monkeypatch.setattr(lines, "ACK_TIMEOUT", 0.3)
     run = eh.open_run("mug")
     listener.wait_for(lambda: run._line is not None and run._line.idle)
     listener.withhold(samples=False)
@@ -240,9 +241,9 @@ def test_records_on_their_way_are_bounded_in_number(listener: Listener) -> None:
     run = eh.open_run("mug")
     for number in range(5000):
         run.publish_log("info", str(number))
-    listener.wait_for(lambda: len(listener.records()) >= sender.WINDOW_RECORDS)
+    listener.wait_for(lambda: len(listener.records()) >= window.WINDOW_RECORDS)
     listener.wait_for(lambda: kinds(listener.heard()).count("Heartbeat") > 5)
-    assert len(listener.records()) <= sender.WINDOW_RECORDS + 500
+    assert len(listener.records()) <= window.WINDOW_RECORDS + 500
     listener.release()
     run.close()
     assert logs(listener) == [str(number) for number in range(5000)]
@@ -257,7 +258,7 @@ def test_records_on_their_way_are_bounded_in_bytes(listener: Listener) -> None:
     listener.wait_for(lambda: len(listener.records()) > 200)
     listener.wait_for(lambda: kinds(listener.heard()).count("Heartbeat") > 5)
     parts = [part for one in listener.heard(wire.Records) for part in one.parts]
-    assert sum(map(len, parts)) < 1.3 * sender.WINDOW_BYTES
+    assert sum(map(len, parts)) < 1.3 * window.WINDOW_BYTES
     listener.release()
     run.close()
     assert len(logs(listener)) == 1000
@@ -278,7 +279,7 @@ def test_at_most_four_samples_are_not_acknowledged(listener: Listener) -> None:
 def test_samples_go_on_after_their_acknowledgements_were_lost(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "ACK_TIMEOUT", 0.2)
+    monkeypatch.setattr(lines, "ACK_TIMEOUT", 0.2)
     listener.withhold(records=False)
     run = eh.open_run("mug")
     listener.wait_for(lambda: kinds(listener.heard()).count("Sample") == wire.CREDIT)
@@ -292,7 +293,7 @@ def test_samples_go_on_after_their_acknowledgements_were_lost(
 def test_lost_acknowledgements_alone_are_cleared_up_by_another_hello(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "ACK_TIMEOUT", 0.2)
+    monkeypatch.setattr(lines, "ACK_TIMEOUT", 0.2)
     listener.withhold(records=False)
     run = eh.open_run("mug")
     listener.wait_for(lambda: kinds(listener.heard()).count("Sample") > 2 * wire.CREDIT)
@@ -323,7 +324,7 @@ def test_a_sample_that_is_too_large_goes_without_its_moment(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_HEAD_BYTES", 20_000)
-    monkeypatch.setattr(sender, "TICK", 0.02)
+    monkeypatch.setattr(lines, "TICK", 0.02)
     with eh.open_run("mug") as run:
         run.publish_state("x" * 50_000)
         listener.wait_for(lambda: run.dropped.get("too_large"))
@@ -354,8 +355,8 @@ def test_how_a_failed_episode_looked_goes_before_its_end(
 def test_a_loop_that_only_fails_sends_few_samples(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "TICK", 60.0)
-    monkeypatch.setattr(sender, "WATCHED_TICK", 60.0)
+    monkeypatch.setattr(lines, "TICK", 60.0)
+    monkeypatch.setattr(lines, "WATCHED_TICK", 60.0)
     with eh.open_run("mug") as run:
         for _ in range(200):
             with contextlib.suppress(KeyError), run.episode() as ep:
@@ -581,8 +582,8 @@ def test_without_a_thread_nothing_is_sent_while_a_lock_is_held(
 def test_that_nobody_listens_is_said_once(
     nobody: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "PATIENCE", 0.05)
-    monkeypatch.setattr(sender, "TICK", 0.02)
+    monkeypatch.setattr(lines, "PATIENCE", 0.05)
+    monkeypatch.setattr(lines, "TICK", 0.02)
     run = eh.open_run("mug")
     eventually(lambda: warnings(caplog, NOBODY))
     run.close()
@@ -641,11 +642,11 @@ def test_without_an_exporter_a_run_without_a_thread_looks_for_one_now_and_then(
     monkeypatch.setattr(
         run._line, "pump", lambda timeout: (pumped.append(timeout), pump(timeout))
     )
-    monkeypatch.setattr(sender, "LOOK_AGAIN", 3600.0)
+    monkeypatch.setattr(lines, "LOOK_AGAIN", 3600.0)
     with run.episode() as ep:
         for _ in range(10_000):
             ep.step(state=1)
-    monkeypatch.setattr(sender, "LOOK_AGAIN", 0.02)
+    monkeypatch.setattr(lines, "LOOK_AGAIN", 0.02)
     assert len(pumped) < 20, "once a second, not at each of 10,000 steps"
     run.close()
 
@@ -779,7 +780,7 @@ def test_a_sender_that_fails_once_goes_on(
 def test_an_exporter_that_started_again_is_told_the_totals_at_once(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, thread: bool
 ) -> None:
-    monkeypatch.setattr(sender, "TICK", 60.0)
+    monkeypatch.setattr(lines, "TICK", 60.0)
     with eh.open_run("mug", thread=thread) as run:
         keep_calling(listener, run.progress, lambda: run.url)
         assert listener.heard(wire.Sample) == []
@@ -850,7 +851,7 @@ def test_an_address_that_is_none_is_told_once(
     file = tmp_path / "address"
     file.write_text(json.dumps({"ingest": address}))
     monkeypatch.setenv("EPISIGHT_ENDPOINT", f"file://{file}")
-    monkeypatch.setattr(sender, "TICK", 0.02)
+    monkeypatch.setattr(lines, "TICK", 0.02)
     run = eh.open_run("mug", thread=thread)
 
     def told() -> bool:
