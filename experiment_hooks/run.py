@@ -27,6 +27,7 @@ from typing import (
     Sequence,
     Tuple,
     Type,
+    Union,
 )
 
 from experiment_hooks import declare, endings, plain, process, wire
@@ -39,7 +40,7 @@ from experiment_hooks.line import Line
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.recorder import Recorder
-from experiment_hooks.sender import Sender, drain
+from experiment_hooks.sender import Inline, Sender
 from experiment_hooks.settings import Settings
 from experiment_hooks.spool import Folder, Spool
 
@@ -106,8 +107,6 @@ class Run:
         self._guests: Optional[int] = None  # None: it takes none
         self._guest_stopped = False
         self._closing = threading.RLock()  # a signal handler may close the run, too
-        self._pumping = threading.Lock()
-        self._pumper: Optional[int] = None  # the thread that holds it
         self._metrics: Dict[str, Tuple[wire.MetricSpec, Series]] = {}
         self._published: Dict[Tuple[str, Tuple[str, ...]], Series] = {}
         self._recorder = Recorder(
@@ -116,7 +115,7 @@ class Run:
         success = opened.get("success")
         self._recorder.success = None if success is None else set(success)
         self._line: Optional[Line] = None
-        self._sender: Optional[Sender] = None
+        self._sender: Union[Sender, Inline, None] = None
 
     # --- episodes -----------------------------------------------------------------
 
@@ -438,10 +437,11 @@ class Run:
         )
         if self._settings.thread:
             self._recorder.wake = line.wake
-            self._sender = Sender(line)
-            self._sender.start()
+            sender = self._sender = Sender(line)
+            sender.start()
         else:
-            self._recorder.wake = self._recorder.pump = self._pump
+            inline = self._sender = Inline(line, self._recorder)
+            self._recorder.wake = self._recorder.pump = inline.pump
             self._recorder.inline_due = line.due
 
     def close(self, timeout: Optional[float] = None) -> None:
@@ -512,36 +512,10 @@ class Run:
         self._recorder.close(ending, reason, error)
 
     def _hang_up(self, timeout: Optional[float]) -> None:
-        line = self._line
         if self._sender is not None:
             self._sender.close(timeout)
-            self._sender = None
-        elif line is not None and self._pumper != threading.get_ident():
-            with self._pumping:
-                try:
-                    drain(line, timeout)
-                finally:
-                    line.shut()
-        self._line = None
+        self._line = self._sender = None
         self._recorder.mute()
-
-    def _pump(self) -> None:
-        """Send what is due, where there is no thread that does."""
-        line = self._line
-        if line is None or self._recorder.lock._is_owned() or not line.due():
-            return
-        # Another thread that pumps at the moment will send what this one wants sent.
-        if not self._pumping.acquire(blocking=False):
-            return
-        self._pumper = threading.get_ident()
-        try:
-            self._recorder.guard(line.pump, 0.0)
-            if self._closed and self._line is None:  # in there, by a command's callback
-                self._recorder.guard(drain, line, None)
-                line.shut()
-        finally:
-            self._pumper = None
-            self._pumping.release()
 
     def _introduce(self) -> None:
         host, pid = self._where()
@@ -619,8 +593,7 @@ class Run:
         self._identity = Identity(self.id, "child" if owner else "shared", owner)
         _inherited.append((self._line, self._sender))
         self._line = self._sender = None
-        self._closing, self._pumping = threading.RLock(), threading.Lock()
-        self._pumper = None
+        self._closing = threading.RLock()
         self._recorder.mute()
         self._recorder.forked(self._first_use)
 

@@ -1,7 +1,7 @@
-"""The thread that pumps a line; and how long an exit may take, with it or without.
+"""Who pumps a line until it is closed, a thread or the hook calls; and an exit's bound.
 
-Owns the thread, and nothing of the line but when it is pumped. With ``thread=False``
-the hook calls pump, and the end of the run drains.
+A :class:`Sender` owns its thread; with ``thread=False`` an :class:`Inline` pumps on the
+threads of the hook calls, one of them at a time. Neither raises into the experiment.
 """
 
 import logging
@@ -10,6 +10,7 @@ import time
 from typing import Optional
 
 from experiment_hooks.line import TICK, Line
+from experiment_hooks.recorder import Recorder
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -75,6 +76,45 @@ class Sender(threading.Thread):
             self._done.wait(0.3)
             raise
         return line.idle
+
+
+class Inline:
+    """The hook calls that pump a line, where there is no thread that does."""
+
+    def __init__(self, line: Line, recorder: Recorder) -> None:
+        self._line: Optional[Line] = line
+        self._recorder = recorder
+        self._pumping = threading.Lock()
+        self._pumper: Optional[int] = None  # the thread that holds it
+
+    def pump(self) -> None:
+        """Send what is due."""
+        line = self._line
+        if line is None or self._recorder.lock._is_owned() or not line.due():
+            return
+        # Another thread that pumps at the moment will send what this one wants sent.
+        if not self._pumping.acquire(blocking=False):
+            return
+        self._pumper = threading.get_ident()
+        try:
+            self._recorder.guard(line.pump, 0.0)
+            if self._line is None:  # closed in there, by a command's callback
+                self._recorder.guard(drain, line, None)
+                line.shut()
+        finally:
+            self._pumper = None
+            self._pumping.release()
+
+    def close(self, timeout: Optional[float]) -> None:
+        """Send what is left, within ``timeout`` seconds or the default bound."""
+        line = self._line
+        if line is not None and self._pumper != threading.get_ident():
+            with self._pumping:
+                try:
+                    drain(line, timeout)
+                finally:
+                    line.shut()
+        self._line = None
 
 
 def exit_bound(line: Line, timeout: Optional[float]) -> float:
