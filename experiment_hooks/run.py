@@ -32,6 +32,7 @@ from typing import (
 
 from experiment_hooks import declare, endings, plain, process, wire
 from experiment_hooks._version import __version__
+from experiment_hooks.commands import Commands
 from experiment_hooks.dial import Dialer
 from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
@@ -100,8 +101,6 @@ class Run:
         self._identity = identity
         self._settings = settings
         self._opened = opened
-        self._stoppable = stoppable
-        self._commands: Dict[str, Callable[..., Any]] = {}
         self._url = ""
         self._closed = False
         self._guests: Optional[int] = None  # None: it takes none
@@ -112,6 +111,7 @@ class Run:
         self._recorder = Recorder(
             identity.run, step_bounds=step_bounds, inline=not settings.thread
         )
+        self._commands = Commands(self._recorder, stoppable)
         success = opened.get("success")
         self._recorder.success = None if success is None else set(success)
         self._line: Optional[Line] = None
@@ -302,37 +302,7 @@ class Run:
         checkpoint, runs before :class:`RunStopped` is raised. It runs on the sender's
         thread.
         """
-        self._commands[name] = callback
-        if name == "stop":
-            self._stoppable = True
-
-    def _command(self, command: wire.Command) -> None:
-        callback = self._commands.get(command.name)
-        if callback is None and not (command.name == "stop" and self._stoppable):
-            self._answer(command, "failed", "this run does not take that command")
-            return
-        self._answer(command, "accepted")
-        if callback is not None:
-            try:
-                callback(command)
-            except (Exception, SystemExit) as error:
-                logger.warning("episight: %s failed", command.name, exc_info=True)
-                self._answer(command, "failed", f"{type(error).__name__}: {error}")
-                return
-        if self._closed:  # by the callback, say
-            return
-        if command.name == "stop":
-            self._recorder.ask_stop(command)
-        else:
-            self._answer(command, "done")
-
-    def _answer(self, command: wire.Command, state: str, detail: str = "") -> None:
-        self._recorder.record(
-            lambda **base: wire.CommandAnswered(
-                command=command.id, state=state, detail=plain.text(detail, 500), **base
-            ),
-            time.time(),
-        )
+        self._commands.take(name, callback)
 
     # --- what may be asked --------------------------------------------------------
 
@@ -399,7 +369,7 @@ class Run:
         with self._closing:
             self._guests = (self._guests or 0) + 1
         self.name = name
-        self._stoppable = self._stoppable or stoppable
+        self._commands.stoppable = self._commands.stoppable or stoppable
         success = opened.get("success")
         if success is not None:
             self._recorder.success = set(success)
@@ -432,7 +402,7 @@ class Run:
             self._dialer(),
             self._hello,
             self._welcomed,
-            self._command,
+            self._commands.came,
             self._spool(),
         )
         if self._settings.thread:
@@ -484,6 +454,7 @@ class Run:
             if self._closed:
                 return
             self._closed = True
+        self._commands.close()
         if self._guest_stopped and ending == "completed":
             ending, reason = "stopped", "user"
         process.leave(self)
