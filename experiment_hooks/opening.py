@@ -16,8 +16,9 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple
 from experiment_hooks import launch, plain, process, wire
 from experiment_hooks.disabled import NoRun
 from experiment_hooks.errors import SetupError, UsageError
+from experiment_hooks.introduction import Identity
 from experiment_hooks.metrics import bounds
-from experiment_hooks.run import Identity, Run
+from experiment_hooks.run import Run
 from experiment_hooks.settings import Settings
 
 logger = logging.getLogger("experiment_hooks")

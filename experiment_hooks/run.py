@@ -1,20 +1,15 @@
 """A run, as the experiment sees it: episodes, metrics, ``publish_*``, its end.
 
 Any thread may call it. It translates the user's words for the recorder, and owns the
-source's line and sender thread. After :func:`open_run` nothing raises here but
+source's line and who pumps it. After :func:`open_run` nothing raises here but
 :class:`RunStopped`, after a stop, in a run that can be stopped.
 """
 
 import contextlib
 import logging
-import multiprocessing.process
-import os
-import platform
-import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import (
     Any,
@@ -31,12 +26,12 @@ from typing import (
 )
 
 from experiment_hooks import declare, endings, plain, process, wire
-from experiment_hooks._version import __version__
 from experiment_hooks.commands import Commands
 from experiment_hooks.dial import Dialer
 from experiment_hooks.episode import Episode
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.finished import FINISHED
+from experiment_hooks.introduction import Identity, Introduction
 from experiment_hooks.line import Line
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.no_episode import NO_EPISODE
@@ -53,21 +48,6 @@ MAX_PUBLISHED = 1000
 # A forked child must not let the parent's socket and thread be collected: closing them
 # would touch what the parent uses.
 _inherited: List[Any] = []
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which run, and what this process is in it.
-
-    Attributes:
-        run: the run's id.
-        role: ``owner``, ``child`` (of ``owner``) or ``shared``.
-        owner: the owner's source id, of a child.
-    """
-
-    run: str
-    role: str
-    owner: bytes
 
 
 class Run:
@@ -98,9 +78,7 @@ class Run:
         self.id = identity.run
         self.name = name
         self.entered = False
-        self._identity = identity
         self._settings = settings
-        self._opened = opened
         self._url = ""
         self._closed = False
         self._guests: Optional[int] = None  # None: it takes none
@@ -111,6 +89,7 @@ class Run:
         self._recorder = Recorder(
             identity.run, step_bounds=step_bounds, inline=not settings.thread
         )
+        self._introduction = Introduction(self._recorder, identity, settings, opened)
         self._commands = Commands(self._recorder, stoppable)
         success = opened.get("success")
         self._recorder.success = None if success is None else set(success)
@@ -338,7 +317,7 @@ class Run:
     @property
     def owned(self) -> bool:
         """Whether this process is the run's owner: its end is the run's end."""
-        return self._identity.role == "owner"
+        return self._introduction.owned
 
     @property
     def lock(self) -> Any:
@@ -375,7 +354,7 @@ class Run:
             self._recorder.success = set(success)
         if step_bounds is not None:
             self._recorder.use_step_bounds(step_bounds)
-        self._recorder.guard(self._describe, opened)
+        self._recorder.guard(self._introduction.describe, opened)
         return self
 
     def _guest_left(self) -> bool:
@@ -396,7 +375,7 @@ class Run:
 
     def start(self) -> None:
         """Introduce the source, then start what sends; the thread last."""
-        self._introduce()
+        self._introduction.say()
         line = self._line = Line(
             self._recorder,
             self._dialer(),
@@ -488,37 +467,6 @@ class Run:
         self._line = self._sender = None
         self._recorder.mute()
 
-    def _introduce(self) -> None:
-        host, pid = self._where()
-        self._recorder.record(
-            lambda **base: wire.SourceOpened(
-                host=host,
-                pid=pid,
-                name=multiprocessing.process.current_process().name,
-                role=self._identity.role,
-                owner=self._identity.owner,
-                python=platform.python_version(),
-                version=__version__,
-                thread=self._settings.thread,
-                **base,
-            ),
-            time.time(),
-        )
-        self._describe(self._opened)
-
-    def _describe(self, opened: Dict[str, Any]) -> None:
-        large = ("config", "launch", "facts", "tags")
-        smaller = {key: opened[key] for key in opened if key not in large}
-        self._recorder.record(
-            lambda **base: wire.RunOpened(**opened, **base),
-            time.time(),
-            smaller=lambda **base: wire.RunOpened(**smaller, **base),
-        )
-
-    def _where(self) -> Tuple[str, int]:
-        """Host and process id; nothing where they are private."""
-        return ("", 0) if self._settings.private else (_host(), os.getpid())
-
     def _dialer(self) -> Dialer:
         said = self._settings
         return Dialer(said.endpoint, said.server_key, said.key_file)
@@ -533,35 +481,19 @@ class Run:
         )
 
     def _hello(self, sent: float, announced: int) -> wire.Hello:
-        host, pid = self._where()
-        return wire.Hello(
-            protocol=wire.PROTOCOL,
-            source=self._recorder.source,
-            run=self.id,
-            sent=sent,
-            version=__version__,
-            host=host,
-            pid=pid,
-            experiment=self.name,
-            thread=self._settings.thread,
-            announced=announced,
-            role=self._identity.role,
-            owner=self._identity.owner,
-            resume=bool(self._opened.get("resume")),
-        )
+        return self._introduction.hello(self.name, sent, announced)
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         first, self._url = not self._url, welcome.url
-        if first and self._identity.role != "child":  # a pool would say it many times
+        # Not for a child: a pool would say it many times.
+        if first and self._introduction.identity.role != "child":
             _say_page(welcome.url)
 
     # --- fork ---------------------------------------------------------------------
 
     def forked(self) -> None:
         """In a forked child: a child of the run, from its first call on."""
-        identity = self._identity
-        owner = self._recorder.source if self.owned else identity.owner
-        self._identity = Identity(self.id, "child" if owner else "shared", owner)
+        self._introduction.forked()
         _inherited.append((self._line, self._sender))
         self._line = self._sender = None
         self._closing = threading.RLock()
@@ -595,10 +527,3 @@ def _whole(value: Any) -> Optional[int]:
     except Exception:
         return None
     return number if -(2**63) <= number < 2**63 else None
-
-
-def _host() -> str:
-    try:
-        return socket.gethostname()
-    except OSError:
-        return ""

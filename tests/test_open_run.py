@@ -343,7 +343,7 @@ def test_several_runs_may_be_open_and_close_in_any_order(
 ) -> None:
     runs = [eh.open_run(f"mug{n}") for n in range(3)]
     assert eh.current_run() is runs[2]
-    assert {run._identity.role for run in runs} == {"owner"}
+    assert {run._introduction.identity.role for run in runs} == {"owner"}
     for number, run in enumerate(runs):
         run.counter("wins").inc(number + 1)
     left = list(runs)
