@@ -24,7 +24,7 @@ from types import TracebackType
 
 from experiment_hooks import wire
 from exporter import salvage
-from exporter.state import Ranges
+from exporter.ranges import Ranges
 
 logger = logging.getLogger("exporter")
 

@@ -20,8 +20,9 @@ from experiment_hooks import wire
 from exporter import lastseen
 from exporter.ingest import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
+from exporter.ranges import Ranges
 from exporter.salvage import means_damage
-from exporter.state import Ranges, Run, Source, State, Tally
+from exporter.state import Run, Source, State, Tally
 from exporter.verdict import (
     Link,
     Rules,

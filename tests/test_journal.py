@@ -20,7 +20,7 @@ from exporter.journal import (
     Row,
     Totals,
 )
-from exporter.state import Ranges
+from exporter.ranges import Ranges
 from tests.making import NOON, Teller, sample
 
 
