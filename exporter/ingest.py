@@ -22,7 +22,7 @@ import zmq
 from experiment_hooks import wire
 from exporter import checks
 from exporter.keys import Keyring
-from exporter.state import SKEW_SHOWN
+from exporter.runs import SKEW_SHOWN
 from exporter.verdict import Link
 
 logger = logging.getLogger("exporter")

@@ -18,7 +18,8 @@ from experiment_hooks import wire
 from exporter import exposition, names
 from exporter.exposition import Buckets, Exemplar, Family, Prefix
 from exporter.merge import Key, Line
-from exporter.state import Mode, Run, State, Tally
+from exporter.runs import Mode, Run, Tally
+from exporter.state import State
 from exporter.verdict import STATES, Rules, Verdict, verdict
 
 Labels = tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""What is true of all runs, folded from committed records and totals.
+"""What is true of all runs: how committed records and totals are folded into them.
 
 Owner: the writer thread changes it, under :attr:`State.lock` (only placing, under the
 lock too, is ingest's); everybody else reads under that lock, briefly, and keeps no
@@ -8,24 +8,19 @@ state.
 """
 
 import threading
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from experiment_hooks import wire
-from exporter.merge import Base, Contribution, Schema
+from exporter.merge import Contribution, Schema
 from exporter.ranges import Ranges
+from exporter.runs import NO_SCHEMA, SKEW_SHOWN, Closing, Run, Source
 
-LOG_LINES = 1000
 RECENT_RESULTS = 100
-SKEW_SHOWN = 2.0
-"""Seconds by which clocks may differ before times are shifted, and it is shown."""
 ENDINGS = ("completed", "failed", "stopped")
 _DESCRIPTION = ("config", "launch", "success", "promise")
 """Of the run as a whole: the first to say anything says it."""
@@ -36,199 +31,6 @@ _ADDED_UP = (
 MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
-ENDED_COUNTS_SECONDS = 60.0
-"""How long an ended source's gauges still count as those of a live one."""
-
-
-_NOTHING = Schema()
-
-
-@dataclass(slots=True)
-class Tally:
-    """A histogram that the exporter itself counts; a bucket's newest exemplar."""
-
-    bounds: tuple[float, ...]
-    counts: list[int] = field(default_factory=list)
-    total: float = 0.0
-    exemplars: dict[int, tuple[str, float, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def add(self, value: float, trace: str = "", at: float = 0.0) -> None:
-        """Count a value, with its trace; ``at`` is the exporter's clock."""
-        bucket = bisect_left(self.bounds, value)
-        self.counts[bucket] += 1
-        self.total += max(0.0, value)
-        if trace:
-            self.exemplars[bucket] = (trace, value, at)
-
-    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """Counts up to each bound, as text, and the sum: prometheus_client's form."""
-        bounds = [*map(str, self.bounds), "+Inf"]
-        return list(zip(bounds, accumulate(self.counts), strict=True)), self.total
-
-
-@dataclass(slots=True)
-class Mode:
-    """What a run's episodes of one mode came to."""
-
-    durations: Tally
-    steps: Tally
-    started: int = 0
-    successes: int = 0
-    judged: bool = False
-    lost: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    results: dict[str, deque[float]] = field(default_factory=dict)
-    ends: deque[float] = field(default_factory=lambda: deque(maxlen=20))
-
-    @property
-    def ended(self) -> int:
-        """Episodes that have ended, under whatever outcome."""
-        return sum(self.outcomes.values())
-
-    @property
-    def counts(self) -> bool:
-        """Whether anything has been counted under it."""
-        return bool(self.started or self.outcomes or self.lost)
-
-
-@dataclass(slots=True)
-class Closing:
-    """How a run or a source ended."""
-
-    ending: str
-    reason: str
-    error: wire.ErrorInfo | None
-    at: float
-
-
-class Source:
-    """One process's part in a run."""
-
-    def __init__(self, opened: wire.SourceOpened, at: float) -> None:
-        self.id = opened.source
-        self.asked = opened.run
-        self.opened = opened
-        self.opened_at = at
-        self.last_at = at  # the newest that is known of it, by the exporter's clock
-        self.closed: Closing | None = None
-        self.lost_at: float | None = None
-        self.folded = False
-        self.schema = _NOTHING
-        self.schemas: list[wire.Schema] = []  # that came before what they go on from
-        self.totals: tuple[float, ...] = ()
-        self.sample: wire.Sample | None = None
-        self.skew = 0.0
-        self.received = Ranges()
-        self.announced = 0
-        self.epochs: dict[str, int] = {}
-        self.dropped: dict[str, int] = {}
-        self.started: dict[int, wire.EpisodeStarted] = {}
-        self.ended: Ranges = Ranges()
-        self.lost_episodes: set[int] = set()
-
-    @property
-    def name(self) -> str:
-        """Readable, and unique within a run as far as hosts and pids are.
-
-        A source that does not say where it runs is known by its id.
-        """
-        if not self.opened.host and not self.opened.pid:
-            return self.id.hex()[:8]
-        return f"{self.opened.host}:{self.opened.pid}"
-
-    @property
-    def missing(self) -> int:
-        """Records announced that have not come (yet, while it lives)."""
-        return max(0, self.announced - self.received.count)
-
-    def counts_as_live(self, now: float) -> bool:
-        """Whether its gauges count in rules over live sources."""
-        if self.lost_at is not None:
-            return now - self.lost_at < ENDED_COUNTS_SECONDS
-        return self.closed is None or now - self.closed.at < ENDED_COUNTS_SECONDS
-
-    def shift(self, time: float) -> float:
-        """A time of the source's clock, by the exporter's clock."""
-        return time + self.skew
-
-
-class Run:
-    """One launch of an experiment."""
-
-    def __init__(self, name: str, at: float) -> None:
-        self.id = name
-        self.opened: wire.RunOpened | None = None
-        self.owner: bytes = b""
-        self.started_at = at
-        self.closed: Closing | None = None
-        self.attempts = 0
-        self.sources: dict[bytes, Source] = {}
-        self.modes: dict[str, Mode] = {}
-        self.base = Base()
-        self.logs: deque[wire.LogLine] = deque(maxlen=LOG_LINES)
-        self.log_count = 0
-        # By the command's id, then by the source that answered.
-        self.commands: dict[str, dict[bytes, wire.CommandAnswered]] = {}
-        self.last_record_at = at
-        self.resumed_at = 0.0
-        self.progress_at = 0.0
-
-    def clock_is(self, now: float) -> None:
-        """Nothing was made later than now: the clock may have been set back."""
-        back = max(self.progress_at, self.resumed_at) - now
-        if back > 0.0:  # which of the two was later stays as it is
-            self.resumed_at -= back
-            self.progress_at = max(0.0, self.progress_at - back)
-
-    @property
-    def experiment(self) -> str:
-        """The experiment's name."""
-        return self.opened.experiment if self.opened else ""
-
-    def mode(self, name: str) -> Mode:
-        """The mode of that name, made when new."""
-        found = self.modes.get(name)
-        if found is None:
-            opened = self.opened
-            found = self.modes[name] = Mode(
-                Tally(
-                    opened.episode_duration_buckets
-                    if opened
-                    else wire.EPISODE_DURATION_BUCKETS
-                ),
-                Tally(
-                    opened.episode_steps_buckets
-                    if opened
-                    else wire.EPISODE_STEPS_BUCKETS
-                ),
-            )
-        return found
-
-    def judged(self, episode: wire.EpisodeEnded) -> bool | None:
-        """Whether an episode is a success, as its source or else the run declared."""
-        if episode.success is not None or self.opened is None:
-            return episode.success
-        successes = self.opened.success
-        return None if successes is None else episode.outcome in successes
-
-    def contributions(self, now: float) -> list[Contribution]:
-        """The totals of the sources that are not folded into the base."""
-        return [
-            Contribution(one.name, one.schema, one.totals, one.counts_as_live(now))
-            for one in self.sources.values()
-            if not one.folded and one.totals
-        ]
-
-    def epochs(self) -> dict[str, int]:
-        """The newest epoch by mode."""
-        found: dict[str, int] = {}
-        for source in self.sources.values():
-            for mode, epoch in source.epochs.items():
-                found[mode] = max(epoch, found.get(mode, epoch))
-        return found
 
 
 class State:
@@ -557,7 +359,7 @@ class State:
                     )
                     source.folded = True
                     source.totals = ()
-                    source.schema = _NOTHING
+                    source.schema = NO_SCHEMA
 
     def heard_before(self, source_id: bytes, received: Ranges) -> None:
         """Records of a source that came before its run was deleted, and are gone."""

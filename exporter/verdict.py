@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiment_hooks import wire
-from exporter.state import Run, Source
+from exporter.runs import Run, Source
 
 STATES = (
     "starting",

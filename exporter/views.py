@@ -13,7 +13,8 @@ from exporter.journal import LOST, Row
 from exporter.lastseen import LastSeen
 from exporter.metrics import source_states
 from exporter.present import Picture
-from exporter.state import Mode, Run, Source, State
+from exporter.runs import Mode, Run, Source
+from exporter.state import State
 from exporter.verdict import Rules, Verdict, verdict
 
 Json = dict[str, Any]

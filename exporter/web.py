@@ -33,7 +33,8 @@ from exporter.journal import Reader
 from exporter.live import pictures
 from exporter.metrics import RunMetrics
 from exporter.present import Picture
-from exporter.state import Run, State
+from exporter.runs import Run
+from exporter.state import State
 from exporter.verdict import STOP_ID, Rules, deletable, verdict
 from exporter.writer import Writer
 

@@ -21,8 +21,9 @@ from exporter import lastseen
 from exporter.ingest import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.ranges import Ranges
+from exporter.runs import Run, Source, Tally
 from exporter.salvage import means_damage
-from exporter.state import Run, Source, State, Tally
+from exporter.state import State
 from exporter.verdict import (
     Link,
     Rules,

@@ -15,7 +15,8 @@ from experiment_hooks import wire
 from exporter import exposition, names, selfmetrics
 from exporter.ingest import Counts
 from exporter.metrics import Budget, RunMetrics
-from exporter.state import State, Tally
+from exporter.runs import Tally
+from exporter.state import State
 from exporter.verdict import STATES, Rules
 from exporter.web import own_metrics
 from tests.making import NOON, STEPS, Teller, counter, gauge, histogram, sample

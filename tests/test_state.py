@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_hooks import wire
-from exporter.state import ENDED_COUNTS_SECONDS, Run, State
+from exporter.runs import ENDED_COUNTS_SECONDS, Run
+from exporter.state import State
 from tests.making import NOON, STEPS, Teller, counter, gauge, sample
 
 OWNER, OTHER, CHILD = (bytes([n]) * 16 for n in (1, 2, 3))

@@ -8,7 +8,8 @@ from typing import Callable
 import pytest
 
 from experiment_hooks import wire
-from exporter.state import Run, State
+from exporter.runs import Run
+from exporter.state import State
 from exporter.verdict import (
     ENDED,
     STATES,

@@ -17,7 +17,8 @@ from experiment_hooks import wire
 from exporter import ingest, writer
 from exporter.ingest import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Journal, Reader
-from exporter.state import ENDED_COUNTS_SECONDS, State
+from exporter.runs import ENDED_COUNTS_SECONDS
+from exporter.state import State
 from exporter.verdict import Link, Rules, verdict
 from exporter.writer import Writer
 from tests.making import NOON, STEPS, Teller, counter, sample

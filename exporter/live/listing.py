@@ -9,7 +9,7 @@ from exporter import views
 from exporter.live import view
 from exporter.live.scene import Pace, Parts
 from exporter.live.view import Shown
-from exporter.state import Run
+from exporter.runs import Run
 from exporter.verdict import ENDED, verdict
 
 RUNS_LISTED = 200

@@ -21,7 +21,8 @@ from exporter.journal import Reader
 from exporter.live import view
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
 from exporter.present import Present, Presents
-from exporter.state import Run, Source, State
+from exporter.runs import Run, Source
+from exporter.state import State
 from exporter.verdict import ENDED, Rules
 
 LOG_LINES = 200
