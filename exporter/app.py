@@ -24,7 +24,8 @@ from experiment_hooks import wire
 from exporter import tokenfile, traces, web
 from exporter._version import version
 from exporter.access import Access
-from exporter.ingest import Inbox, Ingest
+from exporter.inbox import Inbox
+from exporter.ingest import Ingest
 from exporter.journal import Journal, Reader
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages

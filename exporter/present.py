@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from experiment_hooks import wire
-from exporter.ingest import Newest
+from exporter.inbox import Newest
 
 MAX_SOURCES = 1000
 MAX_BYTES = 256 * 1024 * 1024

@@ -18,7 +18,7 @@ import msgspec
 
 from experiment_hooks import wire
 from exporter import lastseen
-from exporter.ingest import Arrival, Inbox, Newest, Peer
+from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.ranges import Ranges
 from exporter.runs import Run, Source, Tally

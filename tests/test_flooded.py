@@ -35,7 +35,8 @@ EXPORTER = """
 import contextlib
 import zmq
 from experiment_hooks import wire
-from exporter.ingest import Inbox, Ingest
+from exporter.inbox import Inbox
+from exporter.ingest import Ingest
 """
 
 

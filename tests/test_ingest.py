@@ -10,8 +10,10 @@ import pytest
 import zmq
 
 from experiment_hooks import wire
+from exporter import inbox
 from exporter import ingest as module
-from exporter.ingest import Inbox, Ingest, Newest, Peer
+from exporter.inbox import Inbox, Newest
+from exporter.ingest import Ingest
 from tests.making import Teller, sample
 from tests.support import eventually
 
@@ -321,7 +323,7 @@ def test_when_too_much_waits_records_are_deferred_and_not_acknowledged(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw, teller = bench.source()
-    monkeypatch.setattr(module, "MAX_WAITING_RECORDS", 2)
+    monkeypatch.setattr(inbox, "MAX_WAITING_RECORDS", 2)
     raw.tell(*(teller.log("x") for _ in range(3)))
     raw.tell(*(teller.log("y") for _ in range(3)))
     eventually(lambda: bench.ingest.counts.dropped["records_deferred"] == 3)
@@ -590,34 +592,6 @@ def test_links_are_given_back_when_nobody_asks_for_them_but_not_of_who_is_here(
     bench.ingest.forget([here.id, gone.id, b"nobody".ljust(16)])
     eventually(lambda: gone.id not in bench.ingest.links)
     assert here.id in bench.ingest.links
-
-
-# --- the clocks of sources --------------------------------------------------------
-
-
-def peer(sent: float, now: float) -> Peer:
-    said = wire.Hello(wire.PROTOCOL, Teller().id, "run", sent)
-    return Peer(b"", said, "run", module.Link(now), now - sent, window_ends=now + 60)
-
-
-def test_small_differences_of_clocks_are_no_skew() -> None:
-    assert peer(sent=100.0, now=101.5).skew == 0.0
-    assert peer(sent=1000.0, now=500.0).skew == -500.0
-
-
-def test_the_least_delay_tells_the_skew() -> None:
-    found = peer(sent=0.0, now=110.0)
-    found.heard(now=115.0, sent=15.0)
-    assert found.skew == 100.0
-    found.heard(now=130.0, sent=20.0)
-    assert found.skew == 100.0
-
-
-def test_a_clock_that_was_set_right_is_believed_after_a_while() -> None:
-    found = peer(sent=1000.0, now=0.0)
-    for now in range(1, 300):
-        found.heard(now=float(now), sent=float(now))
-    assert found.skew == 0.0
 
 
 # --- its life ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image
 from experiment_hooks import wire
 from exporter import journal as journal_module
 from exporter import lastseen
-from exporter.ingest import Newest
+from exporter.inbox import Newest
 from exporter.journal import Batch, Journal, Kept, Reader
 from exporter.live import view
 from exporter.live.scene import Parts, RunScene

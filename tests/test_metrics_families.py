@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from experiment_hooks import wire
 from exporter import exposition, names, selfmetrics
-from exporter.ingest import Counts
+from exporter.inbox import Counts
 from exporter.metrics import Budget, RunMetrics
 from exporter.runs import Tally
 from exporter.state import State

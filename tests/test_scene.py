@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Set
 import pytest
 
 from experiment_hooks import wire
-from exporter.ingest import Newest
+from exporter.inbox import Newest
 from exporter.journal import Row
 from exporter.live import view
 from exporter.live.listing import ListScene, Query

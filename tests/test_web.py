@@ -21,7 +21,7 @@ from experiment_hooks import wire
 from exporter import web
 from exporter.access import Access
 from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
-from exporter.ingest import Counts
+from exporter.inbox import Counts
 from exporter.metrics import Budget, RunMetrics
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiment_hooks import wire
-from exporter import ingest, writer
-from exporter.ingest import Arrival, Inbox, Newest, Peer
+from exporter import writer
+from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Journal, Reader
 from exporter.runs import ENDED_COUNTS_SECONDS
 from exporter.state import State
@@ -984,24 +984,6 @@ def test_closing_commits_what_is_left(bench: Bench) -> None:
     assert len(bench.acknowledged) == 10_001
     bench.writer.close()  # again: nothing
     assert not bench.writer.flush(timeout=0.01)
-
-
-def test_an_inbox_is_full_by_number_or_by_bytes(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    teller = Teller()
-    monkeypatch.setattr(ingest, "MAX_WAITING_RECORDS", 3)
-    bench.arrive(teller, *(teller.log("x") for _ in range(3)))
-    assert not bench.inbox.full
-    bench.arrive(teller, teller.log("x"))
-    assert bench.inbox.full
-    assert len(bench.inbox.take(0.01, 100)) == 4
-    assert not bench.inbox.full
-    monkeypatch.setattr(ingest, "MAX_WAITING_BYTES", 1000)
-    bench.arrive(teller, teller.log("x" * 1000))
-    assert bench.inbox.full
-    bench.inbox.take(0.01, 1)
-    assert not bench.inbox.full
 
 
 # --- what somebody delivers from disk -----------------------------------------------
