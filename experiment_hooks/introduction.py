@@ -79,7 +79,7 @@ class Introduction:
             lambda **base: wire.SourceOpened(
                 host=host,
                 pid=pid,
-                name=multiprocessing.process.current_process().name,
+                name=plain.text(multiprocessing.process.current_process().name, 200),
                 role=self.identity.role,
                 owner=self.identity.owner,
                 python=platform.python_version(),
@@ -132,6 +132,6 @@ class Introduction:
 
 def _host() -> str:
     try:
-        return socket.gethostname()
+        return plain.text(socket.gethostname(), 200)
     except OSError:
         return ""

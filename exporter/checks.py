@@ -7,8 +7,9 @@ raises :class:`wire.MalformedError`, whose text says why.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from experiment_hooks import wire
 from exporter import names
@@ -16,11 +17,18 @@ from exporter import names
 MAX_INTEGER = 2**63
 """What SQLite can store is below it."""
 MAX_BUCKETS = 1000
+MAX_NAME = 256
+"""Characters of what becomes a label's value or a word on a page; hooks cut at 200."""
+MAX_LABELS = 32
+MAX_TIME = 2.0**33
+"""Unix seconds: the year 2242."""
+MAX_DROP_REASONS = 64
 TYPES = ("counter", "gauge", "histogram")
 MERGES = ("last", "sum", "max", "min", "mean", "per_source")
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,199}")
+_REASON = re.compile(r"[a-z0-9_]{1,60}")
 _RESERVED_LABELS = frozenset({"experiment", "run", "le", "quantile", "source"})
 _BUILT_IN = {
     "steps": ("counter", ("mode",)),
@@ -37,35 +45,31 @@ def is_run_id(text: str) -> bool:
 
 
 def check_time(time: float) -> None:
-    """Raises MalformedError for a time that is none."""
-    if not math.isfinite(time):
+    """Raises MalformedError for a time that is none, or none of these centuries."""
+    if not 0 <= time < MAX_TIME:
         raise wire.MalformedError(f"a time cannot be {time}")
 
 
 def check_record(record: wire.AnyRecord) -> None:
-    """Raises MalformedError for a record that could not be stored or folded."""
+    """Raises MalformedError for a record that could not be stored, folded or shown."""
     check_time(record.time)
     if record.seq >= MAX_INTEGER:
         raise wire.MalformedError(f"sequence number {record.seq} is too large")
-    if isinstance(record, wire.EpisodeEnded):
-        _check_number(record.number)
-        check_time(record.started)
-        check_time(record.duration)
-    elif isinstance(record, wire.EpisodeStarted):
-        _check_number(record.number)
-    elif isinstance(record, wire.SourceClosed):
-        check_totals(record.totals)
-    elif isinstance(record, wire.RunOpened):
-        for bounds in (record.episode_duration_buckets, record.episode_steps_buckets):
-            if not rising(bounds):
-                raise wire.MalformedError("bounds of buckets have to rise")
+    check = _CHECKS.get(type(record))
+    if check is not None:
+        check(record)
 
 
 def check_sample(sample: wire.Sample) -> None:
     """Raises MalformedError for a sample that could not be folded or shown."""
+    check_time(sample.progress)
     check_totals(sample.totals)
+    _check_dropped(sample.dropped)
+    _check_names("a mode", sample.epochs)
     for shown in sample.open:
         _check_number(shown.number)
+        _check_names("a mode", (shown.mode, shown.phase))
+        _check_names("a target", (shown.target or "",))
 
 
 def check_totals(totals: bytes) -> None:
@@ -77,6 +81,80 @@ def check_totals(totals: bytes) -> None:
 def _check_number(number: int) -> None:
     if not 0 <= number < MAX_INTEGER:
         raise wire.MalformedError(f"an episode's number cannot be {number}")
+
+
+def _check_names(what: str, names_given: Iterable[str]) -> None:
+    for name in names_given:
+        if len(name) > MAX_NAME:
+            raise wire.MalformedError(
+                f"{what} of {len(name)} characters; at most {MAX_NAME} are taken"
+            )
+
+
+def _check_dropped(dropped: dict[str, int]) -> None:
+    if len(dropped) > MAX_DROP_REASONS:
+        raise wire.MalformedError(f"{len(dropped)} reasons for what was dropped")
+    for reason, number in dropped.items():
+        if not (_REASON.fullmatch(reason) and 0 <= number < MAX_INTEGER):
+            raise wire.MalformedError(f"dropped cannot be {reason[:60]!r}: {number}")
+
+
+def _check_source_opened(record: wire.SourceOpened) -> None:
+    _check_names("a host", (record.host,))
+    _check_names("a process's name", (record.name,))
+    _check_names("a version", (record.python, record.version))
+
+
+def _check_source_closed(record: wire.SourceClosed) -> None:
+    check_totals(record.totals)
+    _check_dropped(record.dropped)
+    _check_names("a mode", record.epochs)
+
+
+def _check_run_opened(record: wire.RunOpened) -> None:
+    for bounds in (record.episode_duration_buckets, record.episode_steps_buckets):
+        if not rising(bounds):
+            raise wire.MalformedError("bounds of buckets have to rise")
+    _check_names("an experiment's name", (record.experiment,))
+    _check_names("an outcome", record.success or ())
+    for expected in (
+        record.expected_episodes,
+        record.expected_steps,
+        record.expected_epochs,
+    ):
+        _check_names("a mode", expected)
+
+
+def _check_schema(record: wire.Schema) -> None:
+    for series in record.series:
+        _check_names("a label's value", series.values)
+
+
+def _check_started(record: wire.EpisodeStarted) -> None:
+    _check_number(record.number)
+    _check_names("a mode", (record.mode,))
+    _check_names("a target", (record.target or "",))
+
+
+def _check_ended(record: wire.EpisodeEnded) -> None:
+    _check_number(record.number)
+    check_time(record.started)
+    check_time(record.duration)
+    _check_names("a mode", (record.mode,))
+    _check_names("a target", (record.target or "",))
+    _check_names("an outcome", (record.outcome,))
+    _check_names("a result's name", record.results)
+    _check_names("a phase", (span.name for span in record.phases))
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    wire.SourceOpened: _check_source_opened,
+    wire.SourceClosed: _check_source_closed,
+    wire.RunOpened: _check_run_opened,
+    wire.Schema: _check_schema,
+    wire.EpisodeStarted: _check_started,
+    wire.EpisodeEnded: _check_ended,
+}
 
 
 def rising(bounds: Sequence[float]) -> bool:
@@ -101,7 +179,8 @@ def refusal(spec: wire.MetricSpec) -> str:
 
 def _well_formed(spec: wire.MetricSpec) -> bool:
     return (
-        spec.type in TYPES
+        len(spec.labels) <= MAX_LABELS
+        and spec.type in TYPES
         and spec.merge in MERGES
         and _NAME.fullmatch(spec.name) is not None
         and not (spec.type == "counter" and spec.name.endswith("_total"))

@@ -285,6 +285,38 @@ IMPOSSIBLE: list[tuple[str, Callable[[Teller], wire.AnyRecord]]] = [
     ("too large a number", of(wire.EpisodeEnded, **{**END, "number": 2**63})),
     ("an endless duration", of(wire.EpisodeEnded, **{**END, "duration": math.inf})),
     ("a start that is none", of(wire.EpisodeEnded, **{**END, "started": math.nan})),
+    ("before there was time", of(wire.LogLine, at=-1e18, level="info", message="x")),
+    ("the far future", of(wire.LogLine, at=1e18, level="info", message="x")),
+    ("a mode too long", of(wire.EpisodeStarted, number=1, mode="m" * 300)),
+    ("an outcome too long", of(wire.EpisodeEnded, **{**END, "outcome": "o" * 300})),
+    ("a result too long", of(wire.EpisodeEnded, **END, results={"r" * 300: 1.0})),
+    ("an experiment too long", of(wire.RunOpened, experiment="E" * 400_000)),
+    ("a process too long", of(wire.SourceOpened, name="p" * 300)),
+    (
+        "a label too long",
+        of(
+            wire.Schema,
+            first_metric=0,
+            first_series=0,
+            series=(wire.SeriesSpec(0, ("v" * 300,)),),
+        ),
+    ),
+    (
+        "less than nothing was dropped",
+        of(wire.SourceClosed, ending="completed", dropped={"series": -7}),
+    ),
+    (
+        "dropped for no reason",
+        of(wire.SourceClosed, ending="completed", dropped={"no reason": 7}),
+    ),
+    (
+        "dropped for any reason",
+        of(
+            wire.SourceClosed,
+            ending="completed",
+            dropped={f"reason_{n}": 1 for n in range(100)},
+        ),
+    ),
     ("half a double", of(wire.SourceClosed, ending="completed", totals=b"1234")),
     (
         "buckets that fall",
@@ -417,6 +449,38 @@ GARBAGE: list[tuple[str, list[bytes], str]] = [
             wire.encode_plain({"kind": "dream"}),
         ],
         "unknown_kind",
+    ),
+    ("before there was time", of(wire.LogLine, at=-1e18, level="info", message="x")),
+    ("the far future", of(wire.LogLine, at=1e18, level="info", message="x")),
+    ("a mode too long", of(wire.EpisodeStarted, number=1, mode="m" * 300)),
+    ("an outcome too long", of(wire.EpisodeEnded, **{**END, "outcome": "o" * 300})),
+    ("a result too long", of(wire.EpisodeEnded, **END, results={"r" * 300: 1.0})),
+    ("an experiment too long", of(wire.RunOpened, experiment="E" * 400_000)),
+    ("a process too long", of(wire.SourceOpened, name="p" * 300)),
+    (
+        "a label too long",
+        of(
+            wire.Schema,
+            first_metric=0,
+            first_series=0,
+            series=(wire.SeriesSpec(0, ("v" * 300,)),),
+        ),
+    ),
+    (
+        "less than nothing was dropped",
+        of(wire.SourceClosed, ending="completed", dropped={"series": -7}),
+    ),
+    (
+        "dropped for no reason",
+        of(wire.SourceClosed, ending="completed", dropped={"no reason": 7}),
+    ),
+    (
+        "dropped for any reason",
+        of(
+            wire.SourceClosed,
+            ending="completed",
+            dropped={f"reason_{n}": 1 for n in range(100)},
+        ),
     ),
     ("half a double", [wire.encode(wire.Sample(1, 1.0, totals=b"123"))], "malformed"),
     (
