@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from exporter.app import App, StartError
-from exporter.journal import JournalError
+from exporter.journalfile import JournalError
 from exporter.settings import Settings, SettingsError
 
 # In a wheel the configuration lies beside this file; in a checkout in its own folder.

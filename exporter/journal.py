@@ -4,12 +4,6 @@ Owns the file. The writer thread calls :meth:`Journal.commit` and nobody else wr
 :class:`Reader` opens connections of its own, for any thread. What ``commit`` returned
 from is on disk (WAL, ``synchronous=FULL``).
 
-Tables: ``records`` recognises every record by (source, seq) and keeps the bytes of all
-but episode ends; ``episodes`` keeps those, a row an episode, and is the outbox of
-traces too; ``totals`` the newest totals of each source that has not closed; ``losses``
-which sources are lost; ``forgotten`` which records of deleted runs had come;
-``last_seen`` what was seen last of episodes that failed, within bounds of its own.
-
 A damaged file is set aside when it is opened, and what can be read of it is kept.
 """
 
@@ -17,75 +11,25 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from experiment_hooks import wire
-from exporter import salvage
+from exporter import journalfile, salvage
+from exporter.journalfile import (
+    LOST_OUTCOME,
+    TRACE_DONE,
+    TRACE_NONE,
+    TRACE_PENDING,
+    JournalError,
+    decoded,
+)
 from exporter.ranges import Ranges
 
 logger = logging.getLogger("exporter")
 
-_SCHEMA_1 = """
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    source BLOB NOT NULL,
-    seq INTEGER NOT NULL,
-    at REAL NOT NULL,
-    data BLOB,
-    UNIQUE (source, seq)
-) STRICT;
-CREATE TABLE episodes (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    source BLOB NOT NULL,
-    number INTEGER NOT NULL,
-    mode TEXT NOT NULL,
-    outcome TEXT,
-    at REAL NOT NULL,
-    trace INTEGER NOT NULL,
-    late INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    UNIQUE (source, number)
-) STRICT;
-CREATE INDEX episodes_of_run ON episodes (run, id);
-CREATE INDEX episodes_to_send ON episodes (id) WHERE trace = 1;
-CREATE TABLE totals (
-    source BLOB PRIMARY KEY,
-    run TEXT NOT NULL,
-    at REAL NOT NULL,
-    data BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE losses (
-    source BLOB PRIMARY KEY,
-    at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
-_SCHEMA_2 = """
-CREATE TABLE forgotten (
-    source BLOB PRIMARY KEY,
-    at REAL NOT NULL,
-    ranges BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX forgotten_at ON forgotten (at);
-"""
-_SCHEMA_3 = """
-CREATE TABLE last_seen (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    source BLOB NOT NULL,
-    trace_id TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    UNIQUE (run, trace_id)
-) STRICT;
-"""
-_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
-"""What brings a file from each version to the next; a new one goes through all."""
-VERSION = len(_STEPS)
 FORGOTTEN_SECONDS = 365 * 86400.0
 MAX_FORGOTTEN = 1_000_000
 """For how long, and of how many sources, it is known what came of deleted runs."""
@@ -94,16 +38,9 @@ MAX_LAST_SEEN_BYTES = 256 * 1024 * 1024
 """Of how many failed episodes, and in how many bytes, it is kept how they looked."""
 _EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
 _VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
-TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2
-LOST_OUTCOME = None
-"""An episode that the exporter closed has no outcome: nobody said one."""
 LOST = "lost"
-"""What is shown in the place of that."""
+"""What is shown where an episode has no outcome, since the exporter closed it."""
 MAX_IDLE = 8
-
-
-class JournalError(Exception):
-    """The journal cannot be used; the message says what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +156,7 @@ class Journal:
         with ExitStack() as opened:
             with self._usable():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = _lock(path)
+                self._lock = journalfile.lock(path)
                 opened.callback(self._lock.close)
                 self._db = self._opened()
             opened.pop_all()  # close() does it from now on
@@ -240,7 +177,7 @@ class Journal:
         damage = salvage.damage(self.path)
         if not damage:
             try:
-                return _opened(self.path)
+                return journalfile.opened(self.path)
             except sqlite3.Error as error:
                 if not salvage.means_damage(error):
                     raise
@@ -266,13 +203,13 @@ class Journal:
             self.path,
             damage,
         )
-        found = salvage.mend(self.path, _migrate)
+        found = salvage.mend(self.path, journalfile.migrate)
         logger.error(
             "the journal %s was damaged (%s): it was set aside as %s; %d records and "
             "%d episodes were kept, some may be missing",
             self.path, damage, found.aside, found.records, found.episodes,
         )  # fmt: skip
-        return _opened(self.path)
+        return journalfile.opened(self.path)
 
     def condemn(self, damage: str) -> None:
         """It was found damaged: it is set aside at the next start."""
@@ -379,7 +316,7 @@ class Journal:
         Raises:
             sqlite3.Error: it cannot.
         """
-        self._db.execute(f"PRAGMA user_version={VERSION}")
+        self._db.execute(f"PRAGMA user_version={journalfile.VERSION}")
 
     def replay(self) -> Iterator[tuple[str, float, wire.AnyRecord | None, bytes, int]]:
         """Every record ever committed: (run, at, record, source, seq).
@@ -390,12 +327,12 @@ class Journal:
         for run, source, seq, at, data in self._db.execute(
             "SELECT run, source, seq, at, data FROM records ORDER BY id"
         ):
-            yield run, at, None if data is None else _decoded(data), source, seq
+            yield run, at, None if data is None else decoded(data), source, seq
         for run, at, data, source in self._db.execute(
             "SELECT run, at, data, source FROM episodes"
             " WHERE outcome IS NOT NULL ORDER BY id"
         ):
-            record = _decoded(data)
+            record = decoded(data)
             if record is not None:
                 yield run, at, record, source, record.seq
 
@@ -580,7 +517,7 @@ class Reader:
             rows = db.execute(sql, values).fetchall()
         found = []
         for number, run, at, late, outcome, data in rows:
-            record = _decoded(data)
+            record = decoded(data)
             if isinstance(record, wire.EpisodeEnded):
                 found.append(Row(number, run, at, late > 0, outcome, record, late > 1))
         return found
@@ -605,60 +542,3 @@ def _episode_row(entry: Entry, outcome: str | None, trace: int) -> tuple[object,
 def _each(db: sqlite3.Connection, sql: str, values: Sequence[object]) -> None:
     if values:
         db.executemany(sql, [(value,) for value in values])
-
-
-def _decoded(data: bytes) -> wire.AnyRecord | None:
-    try:
-        return wire.decode_record(data)
-    except wire.WireError:  # of a newer version, from before a downgrade
-        return None
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    with ExitStack() as opened:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        opened.callback(db.close)
-        _make_ready(db, path)
-        opened.pop_all()
-        return db
-
-
-def _make_ready(db: sqlite3.Connection, path: Path) -> None:
-    """Let it be written as we need it, and be of our version."""
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    db.execute("PRAGMA wal_autocheckpoint=4000")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise JournalError(
-            f"the journal {path} is of version {version}, this exporter knows "
-            f"{VERSION}: use a newer episight, or set journal.path to a new file"
-        )
-    if version < VERSION:
-        _migrate(db, version)
-    with suppress(sqlite3.OperationalError):  # a full disk, for instance
-        # So that what lies behind the end of the -wal is of this process.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _migrate(db: sqlite3.Connection, version: int = 0) -> None:
-    steps = " ".join(_STEPS[version:])
-    db.executescript(f"BEGIN; {steps} PRAGMA user_version={VERSION}; COMMIT;")
-
-
-def _lock(path: Path) -> sqlite3.Connection:
-    """Hold an exclusive lock beside the journal as long as this process lives."""
-    # SQLite's own locking is the one that works on every platform we meet.
-    lock = sqlite3.connect(f"{path}.lock", isolation_level=None, timeout=0.5)
-    try:
-        lock.execute("PRAGMA locking_mode=EXCLUSIVE")
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        lock.close()
-        code = getattr(error, "sqlite_errorcode", None)
-        if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise
-        raise JournalError(
-            f"another exporter uses the journal {path}: stop it, or set journal.path"
-        ) from None
-    return lock

@@ -12,7 +12,8 @@ import pytest
 from experiment_hooks import wire
 from exporter import app
 from exporter.app import App, Outbox, StartError, write_atomically
-from exporter.journal import Journal, JournalError
+from exporter.journal import Journal
+from exporter.journalfile import JournalError
 from exporter.settings import Settings
 from tests.making import NOON, Teller
 from tests.support import free_port, http

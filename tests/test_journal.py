@@ -15,11 +15,11 @@ from exporter.journal import (
     Deletion,
     Entry,
     Journal,
-    JournalError,
     Reader,
     Row,
     Totals,
 )
+from exporter.journalfile import JournalError
 from exporter.ranges import Ranges
 from tests.making import NOON, Teller, sample
 

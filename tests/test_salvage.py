@@ -443,7 +443,7 @@ def test_without_room_for_a_new_one_nothing_is_lost(
     def full(*anything: object) -> None:
         raise OSError(28, "No space left on device")
 
-    from exporter.journal import JournalError
+    from exporter.journalfile import JournalError
 
     condemned(path)
     with monkeypatch.context() as patch:
