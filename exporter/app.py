@@ -26,12 +26,13 @@ from exporter._version import version
 from exporter.access import Access
 from exporter.inbox import Inbox
 from exporter.ingest import Ingest
-from exporter.journal import Journal, Reader
+from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
 from exporter.metrics import Budget, RunMetrics
 from exporter.present import Presents
+from exporter.reader import Reader, Row
 from exporter.selfmetrics import Parts, registry
 from exporter.server import Server
 from exporter.settings import Settings
@@ -312,10 +313,7 @@ class Outbox:
         self._done.update(keys)
         self._writer.traces_sent(keys)
 
-    def _trace(self, row: object) -> traces.EpisodeTrace:
-        from exporter.journal import Row
-
-        assert isinstance(row, Row)
+    def _trace(self, row: Row) -> traces.EpisodeTrace:
         record = row.episode
         with self._state.lock:
             known = self._state.sources.get(record.source)

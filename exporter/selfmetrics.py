@@ -16,9 +16,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from exporter.ingest import Ingest
-from exporter.journal import Journal, Reader
+from exporter.journal import Journal
 from exporter.live.hub import Hub
 from exporter.metrics import RunMetrics
+from exporter.reader import Reader
 from exporter.state import State
 from exporter.traces import Courier
 from exporter.writer import Writer

@@ -9,10 +9,10 @@ from collections.abc import Container, Iterable
 from typing import Any
 
 from experiment_hooks import wire
-from exporter.journal import LOST, Row
 from exporter.lastseen import LastSeen
 from exporter.metrics import source_states
 from exporter.present import Picture
+from exporter.reader import LOST, Row
 from exporter.runs import Mode, Run, Source
 from exporter.state import State
 from exporter.verdict import Rules, Verdict, verdict

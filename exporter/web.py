@@ -29,10 +29,10 @@ from exporter import exposition, lastseen, views
 from exporter._version import version
 from exporter.access import Access
 from exporter.ingest import Ingest
-from exporter.journal import Reader
 from exporter.live import pictures
 from exporter.metrics import RunMetrics
 from exporter.present import Picture
+from exporter.reader import Reader
 from exporter.runs import Run
 from exporter.state import State
 from exporter.verdict import STOP_ID, Rules, deletable, verdict

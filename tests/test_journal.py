@@ -10,17 +10,10 @@ import pytest
 
 from experiment_hooks import wire
 from exporter import journal as journal_module
-from exporter.journal import (
-    Batch,
-    Deletion,
-    Entry,
-    Journal,
-    Reader,
-    Row,
-    Totals,
-)
+from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.journalfile import JournalError
 from exporter.ranges import Ranges
+from exporter.reader import Reader, Row
 from tests.making import NOON, Teller, sample
 
 
@@ -259,40 +252,6 @@ def test_without_a_trace_store_there_is_no_outbox(path: Path) -> None:
         reader.close()
 
 
-def test_episodes_are_read_page_by_page_in_the_order_of_their_ends(
-    journal: Journal, reader: Reader
-) -> None:
-    teller, other = Teller(1), Teller(2)
-    for number in (3, 1, 2):
-        journal.commit(batch(teller.ended(number)))
-        journal.commit(batch(other.ended(number), run="other"))
-    first = reader.episodes("run", limit=2)
-    assert numbers(first) == [3, 1]
-    assert numbers(reader.episodes("run", after=first[-1].id)) == [2]
-    assert numbers(reader.newest_episodes("run", 2)) == [2, 1]
-
-
-def test_episodes_are_found_by_mode_and_outcome(
-    journal: Journal, reader: Reader
-) -> None:
-    teller = Teller()
-    started = teller.started(9)
-    journal.commit(
-        batch(
-            started,
-            teller.ended(0, "eval", "correct"),
-            teller.ended(1, "train", "confused"),
-            teller.ended(2, "eval", "confused"),
-        )
-    )
-    journal.commit(Batch(lost_episodes=[lost(started)]))
-    assert numbers(reader.episodes("run", mode="eval")) == [0, 2, 9]
-    assert numbers(reader.episodes("run", outcome="confused")) == [1, 2]
-    assert numbers(reader.episodes("run", mode="eval", outcome="confused")) == [2]
-    assert numbers(reader.episodes("run", outcome="lost")) == [9]
-    assert numbers(reader.episodes("run", outcome="nothing")) == []
-
-
 # --- deleting ---------------------------------------------------------------------
 
 
@@ -476,23 +435,3 @@ def test_its_size_is_what_lies_on_the_disk(journal: Journal, path: Path) -> None
     journal.commit(batch(*(teller.log("x" * 1000) for _ in range(500))))
     on_disk = path.stat().st_size + Path(f"{path}-wal").stat().st_size
     assert journal.size == on_disk > before + 400_000
-
-
-def test_readers_of_many_threads_share_few_connections(
-    journal: Journal, reader: Reader
-) -> None:
-    import threading
-
-    journal.commit(batch(Teller().ended()))
-    found: list[int] = []
-    for _ in range(3):
-        threads = [
-            threading.Thread(target=lambda: found.append(len(reader.episodes("run"))))
-            for _ in range(16)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert found == [1] * 48
-    assert len(reader._idle) <= 8

@@ -16,10 +16,11 @@ from experiment_hooks import wire
 from exporter import journal as journal_module
 from exporter import lastseen
 from exporter.inbox import Newest
-from exporter.journal import Batch, Journal, Kept, Reader
+from exporter.journal import Batch, Journal, Kept
 from exporter.live import view
 from exporter.live.scene import Parts, RunScene
 from exporter.present import Presents
+from exporter.reader import Reader
 from exporter.salvage import condemn
 from tests.making import NOON, Teller
 from tests.test_traces import root_of, trace_of

@@ -7,11 +7,11 @@ import pytest
 
 from experiment_hooks import wire
 from exporter.inbox import Newest
-from exporter.journal import Row
 from exporter.live import view
 from exporter.live.listing import ListScene, Query
 from exporter.live.scene import LOG_LINES, Parts, Rates, RunScene
 from exporter.present import Presents
+from exporter.reader import Row
 from exporter.state import State
 from exporter.verdict import Rules
 from tests.test_view import said

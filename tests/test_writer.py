@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from experiment_hooks import wire
 from exporter import writer
 from exporter.inbox import Arrival, Inbox, Newest, Peer
-from exporter.journal import Batch, Journal, Reader
+from exporter.journal import Batch, Journal
+from exporter.reader import Reader
 from exporter.runs import ENDED_COUNTS_SECONDS
 from exporter.state import State
 from exporter.verdict import Link, Rules, verdict

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from markupsafe import Markup
 
-from exporter.journal import Reader
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
 from exporter.present import Presents
+from exporter.reader import Reader
 from exporter.state import State
 from exporter.verdict import Rules
 

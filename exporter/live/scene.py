@@ -17,10 +17,10 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.journal import Reader
 from exporter.live import view
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
 from exporter.present import Present, Presents
+from exporter.reader import Reader
 from exporter.runs import Run, Source
 from exporter.state import State
 from exporter.verdict import ENDED, Rules
