@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Tuple
 
-from experiment_hooks import wire
+from experiment_hooks import plain, wire
 from experiment_hooks._version import __version__
 from experiment_hooks.recorder import Recorder
 from experiment_hooks.settings import Settings

@@ -50,6 +50,13 @@ def check_time(time: float) -> None:
         raise wire.MalformedError(f"a time cannot be {time}")
 
 
+def check_head(message: wire.FromSource) -> None:
+    """Raises MalformedError for a message of a time or a number that cannot be."""
+    check_time(message.sent)
+    if not 0 <= message.announced < MAX_INTEGER:
+        raise wire.MalformedError(f"announced cannot be {message.announced}")
+
+
 def check_record(record: wire.AnyRecord) -> None:
     """Raises MalformedError for a record that could not be stored, folded or shown."""
     check_time(record.time)

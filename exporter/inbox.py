@@ -41,8 +41,9 @@ class Peer:
         least = min(self.offset, self.before)
         return least if abs(least) > SKEW_SHOWN else 0.0
 
-    def heard(self, now: float, sent: float) -> None:
+    def heard(self, now: float, sent: float, announced: int) -> None:
         """A message has come that the source sent at a time of its own clock."""
+        self.link.announced = max(self.link.announced, announced)
         self.link.heard = now
         self.link.gone_since = None
         offset = now - sent

@@ -268,14 +268,14 @@ class Ingest(threading.Thread):
             if peer is None and self._refuse_other_protocol(identity, parts[0], now):
                 return
             raise
-        checks.check_time(message.sent)
+        checks.check_head(message)
         if isinstance(message, wire.Hello):
             self._greet(identity, message, now, key)
             return
         if peer is None:
             self._send(identity, wire.Who())
             return
-        peer.heard(now, message.sent)
+        peer.heard(now, message.sent, message.announced)
         if isinstance(message, wire.Records):
             self._take_records(peer, message, parts[1:], now)
         elif isinstance(message, wire.Sample):
@@ -329,6 +329,7 @@ class Ingest(threading.Thread):
             return
         run = self._place_of(hello)
         link = self._link_of(hello, now)
+        link.announced = max(link.announced, hello.announced)
         here = self._peers.get(identity)
         if here is not None and here.hello.source != hello.source:
             self._gone(identity)  # this connection spoke for another source before

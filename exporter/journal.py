@@ -93,7 +93,7 @@ class Batch:
         entries: new records.
         totals: the newest totals of some sources.
         closed: sources whose last record is among the entries.
-        lost: sources that are lost, and since when.
+        lost: sources that are lost, since when, and how many records they announced.
         returned: lost sources that were heard again.
         lost_episodes: ends of open episodes, told by the exporter.
         sent: rows of episodes whose traces were delivered.
@@ -105,7 +105,7 @@ class Batch:
     entries: list[Entry] = field(default_factory=list)
     totals: list[Totals] = field(default_factory=list)
     closed: list[bytes] = field(default_factory=list)
-    lost: list[tuple[bytes, float]] = field(default_factory=list)
+    lost: list[tuple[bytes, float, int]] = field(default_factory=list)
     returned: list[bytes] = field(default_factory=list)
     lost_episodes: list[Entry] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
@@ -242,7 +242,7 @@ class Journal:
             [(t.source, t.run, t.at, t.data) for t in batch.totals],
         )
         _each(db, "DELETE FROM totals WHERE source = ?", batch.closed)
-        db.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?)", batch.lost)
+        db.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", batch.lost)
         _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
         _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
         self._write_last_seen(batch)
@@ -367,9 +367,9 @@ class Journal:
         rows = self._db.execute("SELECT run, source, at, data FROM totals ORDER BY at")
         return [Totals(*row) for row in rows]
 
-    def losses(self) -> list[tuple[bytes, float]]:
+    def losses(self) -> list[tuple[bytes, float, int]]:
         """Lost sources, and since when."""
-        return self._db.execute("SELECT source, at FROM losses").fetchall()
+        return self._db.execute("SELECT source, at, announced FROM losses").fetchall()
 
     @property
     def size(self) -> int:

@@ -72,7 +72,10 @@ CREATE TABLE last_seen (
     UNIQUE (run, trace_id)
 ) STRICT;
 """
-_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
+_SCHEMA_4 = """
+ALTER TABLE losses ADD COLUMN announced INTEGER NOT NULL DEFAULT 0;
+"""
+_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 """What brings a file from each version to the next; a new one goes through all."""
 VERSION = len(_STEPS)
 TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2

@@ -161,7 +161,7 @@ def _failing(
         if of_source[record.source] <= MAX_OF_SOURCE:
             assert isinstance(record, wire.EpisodeEnded)
             yield entry.run, record
-    for source_id, _ in batch.lost:
+    for source_id, _, _ in batch.lost:
         run, source = state.sources[source_id]
         # Else its lines are still there, in the journal, when its episodes are closed.
         if present_of(source_id) is not None:

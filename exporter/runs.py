@@ -8,6 +8,7 @@ passed in: nothing is read from a clock, a socket or a disk.
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -124,6 +125,11 @@ class Source:
     def missing(self) -> int:
         """Records announced that have not come (yet, while it lives)."""
         return max(0, self.announced - self.received.count)
+
+    def has_dropped(self, dropped: Mapping[str, int]) -> None:
+        """So much it has dropped itself, by reason: that only grows."""
+        for reason, number in dropped.items():
+            self.dropped[reason] = max(number, self.dropped.get(reason, 0))
 
     def counts_as_live(self, now: float) -> bool:
         """Whether its gauges count in rules over live sources."""

@@ -50,7 +50,8 @@ class State:
         self._schemas: WeakValueDictionary[object, Schema] = WeakValueDictionary()
         self.exemplar_clock = 0.0
         self.dropped_before: Counter[str] = Counter()
-        """What sources of forgotten runs had dropped: a total does not go down."""
+        """What sources of forgotten runs had dropped, for a total never goes down.
+        Less what all had dropped before the exporter's start, where it starts anew."""
 
     # --- placing --------------------------------------------------------------------
 
@@ -219,7 +220,7 @@ class State:
         if record.totals:
             self._take_totals(run, source, wire.unpack_totals(record.totals))
         source.epochs = dict(record.epochs)
-        source.dropped = dict(record.dropped)
+        source.has_dropped(record.dropped)
         source.sample = None
         source.lost_at = None
         source.closed = _closing(record, at)
@@ -312,7 +313,7 @@ class State:
         run.last_record_at = max(run.last_record_at, at)
         source.announced = max(source.announced, sample.announced)
         source.epochs = dict(sample.epochs)
-        source.dropped = dict(sample.dropped)
+        source.has_dropped(sample.dropped)
         if sample.progress:
             progress = min(source.shift(sample.progress), at)  # no clock runs ahead
             run.progress_at = max(run.progress_at, progress)
@@ -330,9 +331,11 @@ class State:
             run.clock_is(now)
             source.opened_at = min(source.opened_at, now)
 
-    def source_lost(self, source_id: bytes, at: float) -> None:
-        """A source is lost."""
-        self.sources[source_id][1].lost_at = at
+    def source_lost(self, source_id: bytes, at: float, announced: int = 0) -> None:
+        """A source is lost, after so many records as far as is known."""
+        source = self.sources[source_id][1]
+        source.lost_at = at
+        source.announced = max(source.announced, announced)
 
     def source_returned(self, source_id: bytes) -> None:
         """A lost source has been heard again."""
@@ -376,6 +379,12 @@ class State:
         self._placed.clear()
         self._owners.clear()
         self.exemplar_clock = 0.0
+
+    def restored(self) -> None:
+        """All that the journal has is folded: what is counted anew starts here."""
+        self.dropped_before.clear()
+        for _, source in self.sources.values():
+            self.dropped_before.subtract(source.dropped)
 
     def forget(self, run_id: str) -> None:
         """Forget a run and its sources."""

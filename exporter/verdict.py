@@ -33,10 +33,14 @@ LEARN_TIMES = 10.0
 
 @dataclass(slots=True)
 class Link:
-    """What ingest knows of one source's connection; times are Unix seconds."""
+    """What ingest knows of one source's connection; times are Unix seconds.
+
+    ``announced`` is the number of the newest record that the source has spoken of.
+    """
 
     heard: float
     gone_since: float | None = None
+    announced: int = 0
 
     def clock_is(self, now: float) -> None:
         """Nothing was heard later than now: the clock may have been set back."""

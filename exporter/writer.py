@@ -120,8 +120,9 @@ class Writer(threading.Thread):
         self._born = clock()
         self._sent: deque[int] = deque()
         self._pending: dict[bytes, Newest] = {}
-        # Sources of which somebody delivers what they left, and when he did last.
-        self._replayed: dict[bytes, float] = {}
+        # Sources of which somebody delivers what they left: when he did last, and how
+        # many records they had announced.
+        self._replayed: dict[bytes, tuple[float, int]] = {}
         self._deletions: deque[str] = deque()
         self._flushes: deque[threading.Event] = deque()
         # In this round: what came of sources before their runs were deleted.
@@ -195,11 +196,12 @@ class Writer(threading.Thread):
                 state.runs[run].mode(mode).lost += number
         for totals in self._journal.totals():
             self._restore_totals(totals)
-        for source, at in self._journal.losses():
+        for source, at, announced in self._journal.losses():
             if source in state.sources:
-                state.source_lost(source, at)
+                state.source_lost(source, at, announced)
         for source in state.sources:
             state.heard_before(source, self._journal.forgotten(source))
+        state.restored()
         state.fold_ended(self._clock())
 
     def _replay(self) -> None:
@@ -283,7 +285,8 @@ class Writer(threading.Thread):
         for arrival in arrivals:
             record = arrival.record
             if arrival.peer.hello.replay:
-                self._replayed[record.source] = arrival.received
+                told = arrival.peer.link.announced
+                self._replayed[record.source] = arrival.received, told
             settled.append((arrival.peer, arrival.seq))
             key = (record.source, record.seq)
             if key in seen or record.seq in self._received(record.source):
@@ -389,8 +392,8 @@ class Writer(threading.Thread):
             if newest is not None:
                 state.apply_sample(totals.source, newest.sample, newest.received)
                 self._settle_sample(newest)
-        for source, at in batch.lost:
-            state.source_lost(source, at)
+        for source, at, announced in batch.lost:
+            state.source_lost(source, at, announced)
         for source in batch.returned:
             state.source_returned(source)
         for entry in batch.lost_episodes:
@@ -492,12 +495,13 @@ class Writer(threading.Thread):
                 self._judge_replayed(batch, run, source, now, ending)
                 continue
             link = links_of(self._links, source, self._born)
+            source.announced = max(source.announced, link.announced)
             if not source_lost(link, now, self._rules):
                 if source.lost_at is not None and source.id in self._links:
                     batch.returned.append(source.id)
                 continue
             if source.lost_at is None:
-                batch.lost.append((source.id, now))
+                batch.lost.append((source.id, now, source.announced))
             for started in episodes_to_close(source, now, self._lost_after):
                 if (source.id, started.number) not in ending:
                     batch.lost_episodes.append(_lost_episode(run, source, started, now))
@@ -514,9 +518,11 @@ class Writer(threading.Thread):
 
         Its open episodes are closed when nothing more has come for a while.
         """
-        if source.lost_at is None:
-            batch.lost.append((source.id, source.last_at))
-        elif now - self._replayed[source.id] >= self._lost_after:
+        delivered_at, announced = self._replayed[source.id]
+        if source.lost_at is None or announced > source.announced:
+            at = source.last_at if source.lost_at is None else source.lost_at
+            batch.lost.append((source.id, at, max(source.announced, announced)))
+        elif now - delivered_at >= self._lost_after:
             for started in source.started.values():
                 if (source.id, started.number) not in ending:
                     batch.lost_episodes.append(_lost_episode(run, source, started, now))
@@ -568,9 +574,9 @@ class Writer(threading.Thread):
         with self._state.lock:
             self._state.unplace(gone)
         self._replayed = {
-            source: at
-            for source, at in self._replayed.items()
-            if now - at < FORGET_AFTER
+            source: delivered
+            for source, delivered in self._replayed.items()
+            if now - delivered[0] < FORGET_AFTER
             or (source in sources and sources[source][1].closed is None)
         }
         over = [

@@ -22,6 +22,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import (
     Any,
@@ -368,7 +369,11 @@ def http(
     headers: Mapping[str, str] = {},
     deadline: float = 10.0,
 ) -> Response:
-    """One request without a proxy; an error status is an answer like any other."""
+    """One request without a proxy; an error status is an answer like any other.
+
+    Raises:
+        OSError: there was no answer, or not all of it.
+    """
     request = urllib.request.Request(url, body, dict(headers), method=method)
     try:
         with _opener.open(request, timeout=deadline) as answer:
@@ -376,6 +381,8 @@ def http(
     except urllib.error.HTTPError as answer:
         with answer:
             return Response(answer.code, dict(answer.headers), answer.read())
+    except HTTPException as error:  # it was killed while it answered
+        raise ConnectionError(str(error)) from error
 
 
 class MetricSample(NamedTuple):

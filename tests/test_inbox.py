@@ -58,14 +58,14 @@ def test_small_differences_of_clocks_are_no_skew() -> None:
 
 def test_the_least_delay_tells_the_skew() -> None:
     found = peer(sent=0.0, now=110.0)
-    found.heard(now=115.0, sent=15.0)
+    found.heard(now=115.0, sent=15.0, announced=7)
     assert found.skew == 100.0
-    found.heard(now=130.0, sent=20.0)
+    found.heard(now=130.0, sent=20.0, announced=3)
     assert found.skew == 100.0
 
 
 def test_a_clock_that_was_set_right_is_believed_after_a_while() -> None:
     found = peer(sent=1000.0, now=0.0)
     for now in range(1, 300):
-        found.heard(now=float(now), sent=float(now))
+        found.heard(now=float(now), sent=float(now), announced=0)
     assert found.skew == 0.0

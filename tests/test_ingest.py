@@ -403,6 +403,19 @@ def test_heartbeats_are_heard_and_counted(bench: Bench) -> None:
     eventually(lambda: bench.ingest.counts.samples["heartbeat"] == said)
 
 
+def test_what_a_source_speaks_of_is_known_whatever_it_says(bench: Bench) -> None:
+    raw, teller = bench.source()
+    raw.say(wire.Heartbeat(sent=time.time(), announced=5))
+    eventually(lambda: bench.ingest.links[teller.id].announced == 5)
+    head = wire.Records(seqs=(1,), sent=time.time(), announced=7)
+    raw.say(head, wire.encode(teller.opened()))
+    eventually(lambda: bench.ingest.links[teller.id].announced == 7)
+    raw.say(wire.Heartbeat(sent=time.time(), announced=2**63))
+    eventually(lambda: bench.ingest.counts.rejected == {"malformed": 1})
+    raw.say(wire.Hello(wire.PROTOCOL, teller.id, "run", time.time(), announced=9))
+    eventually(lambda: bench.ingest.links[teller.id].announced == 9)
+
+
 # --- garbage ----------------------------------------------------------------------
 
 
@@ -449,38 +462,6 @@ GARBAGE: list[tuple[str, list[bytes], str]] = [
             wire.encode_plain({"kind": "dream"}),
         ],
         "unknown_kind",
-    ),
-    ("before there was time", of(wire.LogLine, at=-1e18, level="info", message="x")),
-    ("the far future", of(wire.LogLine, at=1e18, level="info", message="x")),
-    ("a mode too long", of(wire.EpisodeStarted, number=1, mode="m" * 300)),
-    ("an outcome too long", of(wire.EpisodeEnded, **{**END, "outcome": "o" * 300})),
-    ("a result too long", of(wire.EpisodeEnded, **END, results={"r" * 300: 1.0})),
-    ("an experiment too long", of(wire.RunOpened, experiment="E" * 400_000)),
-    ("a process too long", of(wire.SourceOpened, name="p" * 300)),
-    (
-        "a label too long",
-        of(
-            wire.Schema,
-            first_metric=0,
-            first_series=0,
-            series=(wire.SeriesSpec(0, ("v" * 300,)),),
-        ),
-    ),
-    (
-        "less than nothing was dropped",
-        of(wire.SourceClosed, ending="completed", dropped={"series": -7}),
-    ),
-    (
-        "dropped for no reason",
-        of(wire.SourceClosed, ending="completed", dropped={"no reason": 7}),
-    ),
-    (
-        "dropped for any reason",
-        of(
-            wire.SourceClosed,
-            ending="completed",
-            dropped={f"reason_{n}": 1 for n in range(100)},
-        ),
     ),
     ("half a double", [wire.encode(wire.Sample(1, 1.0, totals=b"123"))], "malformed"),
     (

@@ -118,7 +118,7 @@ def test_what_was_committed_survives_the_exporter(path: Path) -> None:
         journal.commit(
             Batch(
                 totals=[Totals("run", teller.id, NOON, wire.encode(sample(3, [1.0])))],
-                lost=[(teller.id, NOON + 5)],
+                lost=[(teller.id, NOON + 5, 9)],
             )
         )
     with Journal(path, traces=False) as journal:
@@ -128,7 +128,7 @@ def test_what_was_committed_survives_the_exporter(path: Path) -> None:
         ]
         (totals,) = journal.totals()
         assert wire.decode_from_source(totals.data) == sample(3, [1.0])
-        assert journal.losses() == [(teller.id, NOON + 5)]
+        assert journal.losses() == [(teller.id, NOON + 5, 9)]
 
 
 def test_the_newest_totals_of_a_source_replace_the_ones_before(
@@ -141,16 +141,18 @@ def test_the_newest_totals_of_a_source_replace_the_ones_before(
 
 def test_a_closed_source_has_neither_totals_nor_a_loss(journal: Journal) -> None:
     source = Teller()
-    said = Batch(totals=[Totals("run", source.id, NOON, b"")], lost=[(source.id, NOON)])
+    said = Batch(
+        totals=[Totals("run", source.id, NOON, b"")], lost=[(source.id, NOON, 1)]
+    )
     journal.commit(said)
     journal.commit(Batch(entries=[entry(source.closed())], closed=[source.id]))
     assert (journal.totals(), journal.losses()) == ([], [])
 
 
 def test_a_source_that_returned_is_not_lost(journal: Journal) -> None:
-    journal.commit(Batch(lost=[(b"a" * 16, NOON), (b"b" * 16, NOON)]))
+    journal.commit(Batch(lost=[(b"a" * 16, NOON, 1), (b"b" * 16, NOON, 2)]))
     journal.commit(Batch(returned=[b"a" * 16]))
-    assert journal.losses() == [(b"b" * 16, NOON)]
+    assert journal.losses() == [(b"b" * 16, NOON, 2)]
 
 
 def test_an_empty_batch_is_false() -> None:
@@ -262,7 +264,7 @@ def test_a_deleted_run_leaves_nothing_and_its_neighbour_everything(
         teller = Teller(number, run)
         journal.commit(batch(teller.opened(), teller.ended(), run=run))
         totals = [Totals(run, teller.id, NOON, b"")]
-        journal.commit(Batch(totals=totals, lost=[(teller.id, NOON)]))
+        journal.commit(Batch(totals=totals, lost=[(teller.id, NOON, 1)]))
     journal.commit(deletion(1))
     for table, count in (("records", 2), ("episodes", 1), ("totals", 1), ("losses", 1)):
         (left,) = journal._db.execute(f"SELECT count(*) FROM {table}").fetchone()
@@ -424,7 +426,7 @@ def test_a_journal_of_the_first_version_is_brought_to_this_one(path: Path) -> No
         with Journal(path, traces=True) as journal:
             assert [r for _, _, r, _, _ in journal.replay() if r] == records
             assert journal.bound_traces(0) == (1, 0)
-            assert journal._db.execute("PRAGMA user_version").fetchone() == (3,)
+            assert journal._db.execute("PRAGMA user_version").fetchone() == (4,)
             journal.commit(deletion(7, run="other"))
             assert journal.forgotten(Teller(7).id).count == 3
 

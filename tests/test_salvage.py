@@ -31,7 +31,7 @@ def fill(journal: Journal) -> None:
     for teller in tellers:
         journal.commit(batch(teller.opened(), teller.run_opened(), run=teller.run))
         totals = Totals(teller.run, teller.id, NOON, b"totals" * 60)
-        journal.commit(Batch(totals=[totals], lost=[(teller.id, NOON)]))
+        journal.commit(Batch(totals=[totals], lost=[(teller.id, NOON, 1)]))
     for number in range(150):
         for teller in tellers:
             said = [teller.started(number), teller.ended(number, target="x" * 100)]

@@ -108,11 +108,17 @@ class Bench:
         self.inbox.put_sample(teller.id, newest)
 
     def delivered(
-        self, teller: Teller, *records: wire.AnyRecord, number: int = 0, **more: Any
+        self,
+        teller: Teller,
+        *records: wire.AnyRecord,
+        number: int = 0,
+        announced: int = 0,
+        **more: Any,
     ) -> None:
         """Somebody delivers what a source has left on disk: records, and a sample."""
         hello = wire.Hello(wire.PROTOCOL, teller.id, teller.run, self.now, replay=True)
-        peer = Peer(b"carrier", hello, teller.run, Link(self.now), offset=0.0)
+        link = Link(self.now, announced=announced)
+        peer = Peer(b"carrier", hello, teller.run, link, offset=0.0)
         for one in records:
             arrival = Arrival(peer, one.seq, wire.encode(one), one, self.now)
             self.inbox.put(arrival)
@@ -503,7 +509,7 @@ def test_a_source_whose_connection_is_gone_is_lost_and_its_episodes_are_closed(
     bench.tick(29)
     assert bench.journal.losses() == []
     bench.tick(1)
-    assert bench.journal.losses() == [(teller.id, NOON + 30)]
+    assert bench.journal.losses() == [(teller.id, NOON + 30, 4)]
     bench.tick(59)
     assert bench.reader.episodes("run") == []
     bench.tick(1)
@@ -515,6 +521,42 @@ def test_a_source_whose_connection_is_gone_is_lost_and_its_episodes_are_closed(
     assert bench.state.runs["run"].modes["eval"].lost == 1
     bench.tick(1)
     assert bench.state.runs["run"].modes["eval"].lost == 1
+
+
+def missing(bench: Bench, teller: Teller) -> int:
+    return bench.state.sources[teller.id][1].missing
+
+
+def test_what_a_lost_source_had_announced_is_missing_also_after_a_restart(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = a_source(bench)
+    bench.links[teller.id].announced = 10  # by a heartbeat, say
+    bench.gone(teller)
+    bench.tick(30)
+    assert missing(bench, teller) == 7
+    again = benches()
+    assert missing(again, teller) == 7
+    again.arrive(teller, teller.log("found in its spool"))
+    again.tick()
+    assert missing(again, teller) == 6
+
+
+def test_what_was_left_on_a_disk_and_cut_off_is_missing(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches()
+    teller = Teller()
+    bench.delivered(teller, teller.opened(), announced=5)
+    bench.round()
+    bench.tick()
+    assert missing(bench, teller) == 4
+    bench.delivered(teller, teller.log("in a later file"), announced=9)
+    bench.round()
+    bench.tick()
+    assert missing(bench, teller) == 7
+    assert missing(benches(), teller) == 7
 
 
 def lost_with_an_episode(bench: Bench) -> Teller:
