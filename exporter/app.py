@@ -30,6 +30,7 @@ from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
+from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
 from exporter.present import Presents
 from exporter.reader import Reader, Row
@@ -130,15 +131,24 @@ class App:
         parts = Parts(
             version, state, ingest, writer, journal, reader, metrics, hub, courier
         )
+        losses = Losses(ingest, writer, metrics, courier)
         served = web.Served(
-            state, rules, reader, metrics, registry(parts), ingest, writer, time.time
+            state,
+            rules,
+            reader,
+            metrics,
+            losses,
+            registry(parts),
+            ingest,
+            writer,
+            time.time,
         )
         app = web.create_app(served, Access.of(settings, token.text))
         pages.add(
             app,
             hub,
             ingest=ingest,
-            metrics=metrics,
+            losses=losses,
             addresses=(self.web, self.ingest),
         )
         # Answers from now on, that it is not ready: reading the journal takes a while.

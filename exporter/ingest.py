@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import zmq
 
 from experiment_hooks import wire
 from exporter import checks
+from exporter.complaints import Complaints
 from exporter.inbox import OFFSET_WINDOW, Arrival, Counts, Inbox, Newest, Peer, Refusal
 from exporter.keys import Keyring
 from exporter.verdict import Link
@@ -96,7 +97,7 @@ class Ingest(threading.Thread):
         self._wake_write.setblocking(False)
         self._closing = False
         self._deaf = False
-        self._complained: Counter[str] = Counter()
+        self._complaints = Complaints(logger)
         self._zmq = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, 4096)
         self._socket = self._zmq.socket(zmq.ROUTER)
@@ -238,15 +239,15 @@ class Ingest(threading.Thread):
             except zmq.Again:
                 return
             except zmq.ZMQError as error:
-                self._reject("socket", str(error))
+                self._reject("socket", "our own socket", str(error))
                 return
             identity, key = _who_from(first)
             try:
                 self._dispatch(identity, parts, now, key)
             except wire.WireError as error:
-                self._reject(error.reason, f"{self._who(identity)}: {error}")
+                self._reject(error.reason, self._who(identity), str(error))
             except Exception as error:
-                self._reject("internal", f"{self._who(identity)}: {error!r}")
+                self._reject("internal", self._who(identity), repr(error))
 
     def _note_failures(self) -> None:
         """Connections that could not be made: wrong keys, or another protocol."""
@@ -254,7 +255,9 @@ class Ingest(threading.Thread):
             frames = self._failures.recv_multipart()
             event = int.from_bytes(frames[0][:2], sys.byteorder)
             reason = "keys" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "handshake"
-            self._reject(reason, f"a connection to {frames[1].decode()}")
+            # ZeroMQ does not say from where; see Keyring for whose key it was.
+            detail = f"a connection to {frames[1].decode()} could not be made"
+            self._reject(reason, "a stranger", detail)
 
     def _dispatch(
         self, identity: bytes, parts: list[bytes], now: float, key: str = ""
@@ -307,8 +310,8 @@ class Ingest(threading.Thread):
     def _refuse(
         self, identity: bytes, who: str, refused: wire.Refused, now: float
     ) -> None:
-        self.counts.rejected[refused.reason] += 1
         who = who[:100] or "unknown host"
+        self._reject(refused.reason, who, refused.sentence)
         self.refusals.append(Refusal(now, who, refused.sentence))
         self._send(identity, refused)
 
@@ -398,7 +401,7 @@ class Ingest(threading.Thread):
                 checks.check_record(record)
             except wire.WireError as error:
                 # It will never get better: acknowledged, so that it is not sent again.
-                self._reject(error.reason, f"{self._who(peer.identity)}: {error}")
+                self._reject(error.reason, self._who(peer.identity), str(error))
                 useless.append((peer, seq))
                 continue
             self.counts.records[str(record.__struct_config__.tag)] += 1
@@ -433,7 +436,7 @@ class Ingest(threading.Thread):
             try:
                 self._orders.popleft()()
             except Exception as error:
-                self._reject("internal", f"an order failed: {error!r}")
+                self._reject("internal", "an order of ours", repr(error))
         while self._acks:
             self._acknowledge(self._acks.popleft())
 
@@ -483,7 +486,7 @@ class Ingest(threading.Thread):
             if error.errno == zmq.EHOSTUNREACH:
                 self._gone(identity)
             else:
-                self._reject("socket", str(error))
+                self._reject("socket", self._who(identity), str(error))
 
     def _gone(self, identity: bytes) -> None:
         peer = self._peers.pop(identity, None)
@@ -501,12 +504,9 @@ class Ingest(threading.Thread):
             return "an unknown connection"
         return f"{peer.hello.host[:100]!r}, process {peer.hello.pid}, run {peer.run!r}"
 
-    def _reject(self, reason: str, detail: str) -> None:
+    def _reject(self, reason: str, who: str, detail: str) -> None:
         self.counts.rejected[reason] += 1
-        self._complained[reason] += 1
-        seen = self._complained[reason]
-        if seen & (seen - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-            logger.warning("rejected (%s, %d so far): %s", reason, seen, detail[:500])
+        self._complaints.say(f"rejected: {reason}", who, detail)
 
 
 def _who_from(first: bytes | zmq.Frame) -> tuple[bytes, str]:

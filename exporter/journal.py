@@ -194,8 +194,11 @@ class Journal:
         """It was found damaged: it is set aside at the next start."""
         salvage.condemn(self.path, damage)
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: Batch) -> int:
         """Make a batch durable, all of it or nothing.
+
+        Returns:
+            How many traces that waited went with their deleted runs.
 
         Raises:
             sqlite3.Error: it could not be written; nothing of it is there.
@@ -203,14 +206,15 @@ class Journal:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            self._write(batch)
+            given_up = self._write(batch)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        return given_up
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: Batch) -> int:
         db = self._db
         trace = TRACE_PENDING if self._traces else TRACE_NONE
         db.executemany(
@@ -246,8 +250,7 @@ class Journal:
         _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
         _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
         self._write_last_seen(batch)
-        for deletion in batch.deleted:
-            self._delete(deletion)
+        return sum(map(self._delete, batch.deleted))
 
     def _write_last_seen(self, batch: Batch) -> None:
         db = self._db
@@ -270,8 +273,12 @@ class Journal:
                 (MAX_LAST_SEEN_BYTES, MAX_LAST_SEEN),
             )
 
-    def _delete(self, deletion: Deletion) -> None:
+    def _delete(self, deletion: Deletion) -> int:
         db = self._db
+        (waiting,) = db.execute(
+            f"SELECT count(*) FROM episodes WHERE run = ? AND trace = {TRACE_PENDING}",
+            (deletion.run,),
+        ).fetchone()
         for table in ("records", "totals", "losses"):
             _each(db, f"DELETE FROM {table} WHERE source = ?", [*deletion.received])
         for table in ("episodes", "last_seen"):
@@ -288,6 +295,7 @@ class Journal:
             " ORDER BY at DESC LIMIT 1 OFFSET ?), 0))",
             (deletion.at - FORGOTTEN_SECONDS, MAX_FORGOTTEN),
         )
+        return int(waiting)
 
     def probe(self) -> None:
         """Find out whether it can be written.

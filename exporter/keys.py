@@ -15,6 +15,8 @@ import zmq
 from zmq.auth.certs import load_certificate
 from zmq.auth.thread import ThreadAuthenticator
 
+from exporter.complaints import Complaints
+
 logger = logging.getLogger("exporter")
 
 DOMAIN = "episight"
@@ -43,6 +45,7 @@ class Keyring:
         self._lock = threading.Lock()
         self._seen: tuple[tuple[str, int], ...] = ()
         self._keys: frozenset[bytes] = frozenset()
+        self._complaints = Complaints(logger)
 
     def guard(self, socket: zmq.Socket[bytes]) -> ThreadAuthenticator:
         """Let only those connect to a socket that has not been bound yet.
@@ -68,7 +71,11 @@ class Keyring:
                 self._read()
             except Exception:
                 logger.exception("the keys in %s cannot be read", self._allowed)
-            return key in self._keys
+            known = key in self._keys
+        if not known:
+            shown = key.decode("ascii", "replace")
+            self._complaints.say("keys", f"the public key {shown}", "is not allowed")
+        return known
 
     def _read(self) -> None:
         times = {}

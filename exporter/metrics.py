@@ -6,6 +6,7 @@ are refused, not truncated, when a run or the exporter is over its budget; how m
 whose is counted.
 """
 
+import logging
 import math
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 from experiment_hooks import wire
 from exporter import exposition, names
+from exporter.complaints import Complaints
 from exporter.exposition import Buckets, Exemplar, Family, Prefix
 from exporter.merge import Key, Line
 from exporter.runs import Mode, Run, Tally
@@ -24,8 +26,12 @@ from exporter.verdict import STATES, Rules, Verdict, verdict
 
 Labels = tuple[tuple[str, str], ...]
 
+logger = logging.getLogger("exporter")
+
 INFO_LABELS = ("user", "git_commit", "python", "job")
 MAX_INFO = 16
+LOOK_SECONDS = 15.0
+"""As often as Prometheus usually scrapes."""
 """Labels of the user's own beside them."""
 
 
@@ -114,6 +120,8 @@ class RunMetrics:
         self._clock = clock
         self._heard = heard
         self._lock = threading.Lock()
+        self._looked = -math.inf
+        self._complaints = Complaints(logger)
         self._texts: dict[tuple[str, str], _Texts] = {}
         # By run and reason: the most that were refused at once, and are counted.
         self._counted: dict[tuple[str, str], int] = {}
@@ -128,8 +136,14 @@ class RunMetrics:
         with self._lock:
             return self._families()
 
+    def look(self) -> None:
+        """Find out what is refused, where nobody has scraped for a while."""
+        with self._lock:
+            if not 0 <= self._clock() - self._looked < LOOK_SECONDS:
+                self._families()
+
     def _families(self) -> list[Family]:
-        now = self._clock()
+        now = self._looked = self._clock()
         sheet = _Sheet()
         with self._state.lock:
             runs = list(self._state.runs.values())
@@ -159,6 +173,9 @@ class RunMetrics:
             if number > before:
                 self._counted[key] = number
                 self.refused[key[1]] += number - before
+                run, reason = key
+                detail = f"not served, the first is {sheet.offenders.get(run, '')}"
+                self._complaints.say(f"series: {reason}", f"run {run!r}", detail)
 
     def _served(self, judged: Verdict, now: float) -> bool:
         ended = judged.ended_at

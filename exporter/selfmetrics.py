@@ -131,7 +131,7 @@ class SelfMetrics(Collector):
         waiting = writer.traces_waiting
         yield _one("spans_pending", "Episodes whose trace waits.", waiting)
         yield _count("spans_exported", "Spans delivered.", courier.spans_exported)
-        failed = {**courier.spans_failed, "backlog": writer.traces_given_up}
+        failed = {**courier.spans_failed, **writer.traces_given_up}
         yield _by("spans_failed", "Spans lost.", "reason", failed)
 
 

@@ -30,6 +30,7 @@ from exporter._version import version
 from exporter.access import Access
 from exporter.ingest import Ingest
 from exporter.live import pictures
+from exporter.losses import Losses
 from exporter.metrics import RunMetrics
 from exporter.present import Picture
 from exporter.reader import Reader
@@ -51,6 +52,7 @@ class Served:
     rules: Rules
     reader: Reader
     metrics: RunMetrics
+    losses: Losses
     registry: CollectorRegistry
     ingest: Ingest
     writer: Writer
@@ -134,19 +136,25 @@ def own_metrics(registry: CollectorRegistry, openmetrics: bool) -> bytes:
 def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
     @app.get("/api/v1/status")
     def status() -> flask.Response:
-        metrics = served.metrics
+        lost = served.losses.found()
         with served.state.lock:
             missing = sum(map(views.missing, served.state.runs.values()))
         return _json(
             {
                 "version": version,
                 "trouble": served.writer.trouble,
-                "rejected": dict(served.ingest.counts.rejected),
+                "rejected": lost["rejected"],
+                "unused": lost["unused"],
                 "missing": missing,
                 "series": {
-                    "served": metrics.series,
-                    "refused": dict(metrics.refused),
-                    "offenders": dict(metrics.offenders),
+                    "served": served.metrics.series,
+                    "refused": lost["refused"],
+                    "offenders": lost["offenders"],
+                },
+                "traces": {
+                    "pending": served.writer.traces_waiting,
+                    "failed": lost["spans"],
+                    "error": lost["trace_error"],
                 },
             }
         )

@@ -99,7 +99,7 @@ class Writer(threading.Thread):
         super().__init__(name="writer", daemon=True)
         self.trouble = ""
         self.traces_waiting = 0
-        self.traces_given_up = 0
+        self.traces_given_up: Counter[str] = Counter()
         self.commit_times = Tally(COMMIT_BUCKETS)
         self.duplicates = 0
         self.dropped: Counter[str] = Counter()
@@ -317,7 +317,7 @@ class Writer(threading.Thread):
                 raise sqlite3.DatabaseError("it is damaged")
             if not self.healthy:
                 self._journal.probe()
-            self._journal.commit(batch)
+            self.traces_given_up["deleted"] += self._journal.commit(batch)
         except DATA_ERRORS as error:
             self._sift(batch, settled, error)
             return
@@ -552,12 +552,13 @@ class Writer(threading.Thread):
         # Counting them all costs; it may cost a hundredth of this thread's time.
         self._next_bound = started + 100 * (time.monotonic() - started)
         self.traces_waiting, given_up = found
-        if given_up and not self.traces_given_up:  # once; the counter tells the rest
+        # Once: the counter tells the rest.
+        if given_up and not self.traces_given_up["backlog"]:
             logger.warning(
                 "traces: more than %d episodes wait, the oldest are given up",
                 self._max_traces,
             )
-        self.traces_given_up += given_up
+        self.traces_given_up["backlog"] += given_up
 
     def _tidy(self, now: float) -> None:
         """Forget the connections of sources that nobody will ask for."""

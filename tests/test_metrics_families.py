@@ -314,12 +314,12 @@ class Part:
     browsers: int = 2
     spans_exported: int = 5
     traces_waiting: int = 3
-    traces_given_up: int = 0
 
     def __post_init__(self) -> None:
         self.dropped = dict.fromkeys((*selfmetrics.SAMPLES, *selfmetrics.RECORDS), 0)
         self.commit_times = Tally((0.1, 1.0))
         self.commit_times.add(0.05)
+        self.traces_given_up = {"backlog": 0, "deleted": 0}
         self.spans_failed = {"refused": 1}
 
 

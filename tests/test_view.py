@@ -563,13 +563,21 @@ def a_list(*runs: Dict[str, Any], **changes: Any) -> view.RunList:
 
 def test_what_could_not_be_used_is_said_with_who_was_first() -> None:
     losses = view.Losses(
-        {"malformed": 1200}, {"budget": 7}, {"<b>": "experiment_<i> (budget)"}
+        {"malformed": 1200},
+        {"contradiction": 2},
+        {"budget": 7},
+        {"<b>": "experiment_<i> (budget)"},
+        {"deleted": 12},
+        "503: <down>",
     )
     shown = view.run_list(a_list(losses=losses), NOW).parts["losses"]
     text = said(view.run_list(a_list(losses=losses), NOW))
     assert "1,200 messages: malformed" in text
     assert "7 series: budget" in text
     assert "experiment_<i> (budget)" in text
+    assert "2 records: contradiction" in text
+    assert "12 spans not delivered: deleted" in text
+    assert "takes nothing now: 503: <down>" in text
     assert "<b>" not in shown
     assert view.run_list(a_list(), NOW).parts["losses"] == ""
 

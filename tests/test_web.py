@@ -22,6 +22,7 @@ from exporter import web
 from exporter.access import Access
 from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from exporter.inbox import Counts
+from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES
@@ -56,17 +57,19 @@ class Bench(WriterBench):
         Gauge("episight_own", "Ours.", registry=registry).set(7)
         self.restored = threading.Event()
         self.restored.set()
+        metrics = RunMetrics(
+            self.state,
+            rules=RULES,
+            budget=Budget(),
+            clock=lambda: self.now,
+            heard=lambda source: None,
+        )
         served: Any = web.Served(
             self.state,
             RULES,
             self.reader,
-            RunMetrics(
-                self.state,
-                rules=RULES,
-                budget=Budget(),
-                clock=lambda: self.now,
-                heard=lambda source: None,
-            ),
+            metrics,
+            Losses(self.ears, self.writer, metrics),  # type: ignore[arg-type]
             registry,
             self.ears,  # type: ignore[arg-type]
             self.writer,
@@ -424,9 +427,10 @@ def test_what_could_not_be_used_is_told_by_reason(bench: Bench) -> None:
     bench.commit(greedy, greedy.schema(metrics, series))
     bench.sampled(greedy, 1, *[1.0] * 3000)
     bench.tick()
-    assert bench.client.get("/metrics").status_code == 200
-    status = checked(bench.client.get("/api/v1/status"), 200)
+    bench.writer.dropped["contradiction"] += 2
+    status = checked(bench.client.get("/api/v1/status"), 200)  # nobody has scraped
     assert status["rejected"] == {"malformed": 3}
+    assert status["unused"] == {"contradiction": 2}
     assert status["series"]["refused"]["budget"] > 900
     assert "(budget)" in status["series"]["offenders"]["greedy"]
     assert (status["missing"], status["trouble"]) == (0, "")

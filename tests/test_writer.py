@@ -38,12 +38,12 @@ class Disk(Journal):
         self.commits: list[Batch] = []
         self.before: Callable[[], None] = lambda: None
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: Batch) -> int:
         self.before()
         if self.error is not None:
             raise self.error
-        super().commit(batch)
         self.commits.append(batch)
+        return super().commit(batch)
 
     def probe(self) -> None:
         if self.error is not None:
@@ -956,18 +956,43 @@ def test_of_too_many_traces_the_oldest_are_given_up_and_counted(
     bench.arrive(teller, *(teller.ended(n) for n in range(5)))
     bench.writer._next_bound = 0.0
     bench.tick()
-    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (5, 0)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up["backlog"]) == (
+        5,
+        0,
+    )
     for first in (5, 8):
         bench.arrive(teller, *(teller.ended(n) for n in range(first, first + 3)))
         bench.writer._next_bound = 0.0
         bench.tick(1)
-    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (5, 6)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up["backlog"]) == (
+        5,
+        6,
+    )
     assert [row.episode.number for row in bench.reader.to_send(99)] == [6, 7, 8, 9, 10]
     assert sum("more than 5 episodes wait" in text for text in caplog.messages) == 1
     assert len(bench.reader.episodes("run")) == 11  # as episodes they are all there
     # A restart with a lower bound holds it from the beginning.
     bench = benches(max_traces=2)
-    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (2, 3)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up["backlog"]) == (
+        2,
+        3,
+    )
+
+
+def test_traces_that_wait_when_their_run_is_deleted_are_counted(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(max_traces=5)
+    teller = a_source(bench)
+    ends = (teller.ended(number=n) for n in range(3))
+    bench.arrive(teller, *ends, teller.run_closed(), teller.closed())
+    bench.round()
+    bench.writer.traces_sent([row.id for row in bench.reader.to_send(1)])
+    bench.tick()
+    bench.writer.delete("run")
+    bench.tick()
+    assert "run" not in bench.state.runs
+    assert bench.writer.traces_given_up["deleted"] == 2
 
 
 def test_delivered_traces_leave_room_for_others(bench: Bench) -> None:
@@ -977,7 +1002,10 @@ def test_delivered_traces_leave_room_for_others(bench: Bench) -> None:
     bench.writer.traces_sent([row.id for row in bench.reader.to_send(3)])
     bench.writer._next_bound = 0.0
     bench.tick(1)
-    assert (bench.writer.traces_waiting, bench.writer.traces_given_up) == (2, 0)
+    assert (bench.writer.traces_waiting, bench.writer.traces_given_up["backlog"]) == (
+        2,
+        0,
+    )
 
 
 def test_counting_traces_may_cost_a_hundredth_of_the_time(

@@ -25,7 +25,7 @@ from exporter.live import pictures, view
 from exporter.live.hub import GoneError, Hub, Subject
 from exporter.live.listing import ListScene, Query
 from exporter.live.scene import RunScene
-from exporter.metrics import RunMetrics
+from exporter.losses import Losses
 from exporter.present import Picture
 from exporter.verdict import STATES
 
@@ -49,7 +49,7 @@ def add(
     hub: Hub,
     *,
     ingest: Ingest,
-    metrics: RunMetrics,
+    losses: Losses,
     addresses: tuple[str, str],
 ) -> None:
     """Add the routes.
@@ -57,11 +57,11 @@ def add(
     Args:
         app: gets them.
         hub: serves the browsers.
-        ingest: knows the connections that were refused, and what was rejected.
-        metrics: knows the series that were refused.
+        ingest: knows the connections that were refused.
+        losses: knows what could not be used.
         addresses: where the page is, and where sources connect to.
     """
-    pages = Pages(hub, ingest, metrics, addresses)
+    pages = Pages(hub, ingest, losses, addresses)
     app.config["SOCK_SERVER_OPTIONS"] = {
         "ping_interval": PING_SECONDS,
         "max_message_size": MAX_HEARD,
@@ -85,12 +85,12 @@ class Pages:
         self,
         hub: Hub,
         ingest: Ingest,
-        metrics: RunMetrics,
+        losses: Losses,
         addresses: tuple[str, str],
     ) -> None:
         self._hub = hub
         self._ingest = ingest
-        self._metrics = metrics
+        self._found = losses
         self._addresses = (("Page", addresses[0]), ("Sources", addresses[1]))
         self._pictures = Pictures()
 
@@ -204,12 +204,7 @@ class Pages:
         ]
 
     def _losses(self) -> view.Losses:
-        metrics = self._metrics
-        return view.Losses(
-            dict(self._ingest.counts.rejected),
-            dict(metrics.refused),
-            dict(metrics.offenders),
-        )
+        return view.Losses(**self._found.found())
 
 
 def _no_websocket(error: ProtocolError) -> flask.Response:

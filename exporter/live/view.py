@@ -462,13 +462,19 @@ class Losses:
 
     Attributes:
         rejected: messages, by reason.
-        refused: series, by reason, as of the newest scrape.
+        unused: records that came and could not be used, by reason.
+        refused: series, by reason.
         offenders: by run, the first of its series that was refused, and why.
+        spans: those that no trace store will get, by reason.
+        trace_error: what the trace store said last, while it takes none.
     """
 
     rejected: Mapping[str, int] = field(default_factory=dict)
+    unused: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     offenders: Mapping[str, str] = field(default_factory=dict)
+    spans: Mapping[str, int] = field(default_factory=dict)
+    trace_error: str = ""
 
 
 @dataclass(frozen=True)
