@@ -80,10 +80,11 @@ def loop(step, until):
         step()
         time.sleep(0.005)
 """
-# 6 s stand for 40: lost_seconds is 1 here, and a silent connection is probed after 2.5.
+# 16 s stand for 40: longer than whatever waits for a source (lost_seconds is 1 here, an
+# acknowledgement is waited for 10, ZeroMQ's heartbeat 15).
 STUCK: Dict[str, str] = {
-    "in_c": "ctypes.CDLL(None).sleep(6)",
-    "holds_the_lock": "ctypes.PyDLL(None).sleep(6)",
+    "in_c": "ctypes.CDLL(None).sleep(16)",
+    "holds_the_lock": "ctypes.PyDLL(None).sleep(16)",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any, Iterable
 
 import pytest
@@ -457,6 +458,30 @@ def test_a_sample_older_than_what_was_applied_is_dropped() -> None:
     assert not state.apply_sample(teller.id, sample(2, [7.0]), NOON)
     assert not state.apply_sample(teller.id, sample(3, [7.0]), NOON)
     assert values(state.runs["run"]) == {"hits": 9.0}
+
+
+def dropped(state: State) -> dict[str, int]:
+    """As ``episight_source_dropped_total`` tells it."""
+    found = Counter(state.dropped_before)
+    for _, source in state.sources.values():
+        found.update(source.dropped)
+    return {reason: number for reason, number in found.items() if number}
+
+
+def test_what_a_source_has_dropped_only_grows_and_starts_anew_after_a_restart() -> (
+    None
+):
+    state, teller = State(), Teller()
+    folded([teller.opened(), teller.run_opened()], state)
+    state.apply_sample(teller.id, sample(1, dropped={"series": 5}), NOON)
+    state.apply_sample(teller.id, sample(2, dropped={"series": 3, "modes": 1}), NOON)
+    assert dropped(state) == {"series": 5, "modes": 1}
+    state.restored()
+    assert dropped(state) == {}
+    state.apply_sample(teller.id, sample(3, dropped={"series": 7}), NOON)
+    assert dropped(state) == {"series": 2}
+    state.forget("run")
+    assert dropped(state) == {"series": 2}
 
 
 def test_a_sample_of_a_closed_source_is_dropped() -> None:
