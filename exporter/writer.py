@@ -18,29 +18,19 @@ import msgspec
 
 from experiment_hooks import wire
 from exporter import lastseen
+from exporter.absences import FORGET_AFTER, Absences
 from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.ranges import Ranges
-from exporter.runs import Run, Source, Tally
+from exporter.runs import Run, Tally
 from exporter.salvage import means_damage
 from exporter.state import State
-from exporter.verdict import (
-    Link,
-    Rules,
-    deletable,
-    episodes_to_close,
-    links_of,
-    source_lost,
-    verdict,
-)
+from exporter.verdict import Link, Rules, deletable, verdict
 
 logger = logging.getLogger("exporter")
 
 TICK = 1.0
-TIDY = 60.0
-"""Seconds between two looks for what nobody will ask for any more."""
 RETENTION_TICK = 3600.0
-FORGET_AFTER = 60.0
 MAX_BATCH = 5000
 DATA_ERRORS = (
     sqlite3.IntegrityError,
@@ -53,9 +43,6 @@ DATA_ERRORS = (
 )
 """What SQLite and its module raise where not the disk but a value is at fault."""
 COMMIT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-LOST_ERROR = wire.ErrorInfo(
-    "source_lost", "the process was not heard again before the episode ended"
-)
 
 
 class Writer(threading.Thread):
@@ -106,23 +93,24 @@ class Writer(threading.Thread):
         self._journal = journal
         self._state = state
         self._inbox = inbox
-        self._links = links
         self._acknowledge = acknowledge
         self._acknowledge_sample = acknowledge_sample
         self._on_change = on_change
         self._rules = rules
-        self._lost_after = lost_after
         self._retention = retention
         self._max_traces = max_traces
-        self._forget_links = forget_links
         self._present_of = present_of
         self._clock = clock
-        self._born = clock()
+        self._absences = Absences(
+            state=state,
+            links=links,
+            forget_links=forget_links,
+            rules=rules,
+            lost_after=lost_after,
+            born=clock(),
+        )
         self._sent: deque[int] = deque()
         self._pending: dict[bytes, Newest] = {}
-        # Sources of which somebody delivers what they left: when he did last, and how
-        # many records they had announced.
-        self._replayed: dict[bytes, tuple[float, int]] = {}
         self._deletions: deque[str] = deque()
         self._flushes: deque[threading.Event] = deque()
         # In this round: what came of sources before their runs were deleted.
@@ -131,8 +119,7 @@ class Writer(threading.Thread):
         # What the disk refused, the next to be committed; and whether this is that.
         self._held: list[Arrival] = []
         self._hold = self._again = False
-        self._next_tidy = 0.0  # monotonic, as the next
-        self._next_retention = 0.0
+        self._next_retention = 0.0  # monotonic, as the next
         self._next_bound = 0.0
         self._closing = False
 
@@ -281,12 +268,13 @@ class Writer(threading.Thread):
         """Put what is new into the batch; once that is committed, all is settled."""
         settled = []
         self._forgotten.clear()
+        replayed = self._absences.replayed
         seen: set[tuple[bytes, int]] = set()
         for arrival in arrivals:
             record = arrival.record
             if arrival.peer.hello.replay:
                 told = arrival.peer.link.announced
-                self._replayed[record.source] = arrival.received, told
+                replayed[record.source] = arrival.received, told
             settled.append((arrival.peer, arrival.seq))
             key = (record.source, record.seq)
             if key in seen or record.seq in self._received(record.source):
@@ -423,7 +411,7 @@ class Writer(threading.Thread):
     def _tick(self, batch: Batch) -> None:
         now = self._clock()
         self._take_samples(batch, now)
-        self._judge(batch, now)
+        self._absences.judge(batch, now)
         while self._sent:
             batch.sent.append(self._sent.popleft())
         self._retain(now)
@@ -439,7 +427,7 @@ class Writer(threading.Thread):
         with self._state.lock:
             self._state.clock_is(now)
             self._state.fold_ended(now)
-        self._tidy(now)
+        self._absences.tidy(now)
 
     def _take_samples(self, batch: Batch, now: float) -> None:
         for source_id, newest in self._inbox.take_samples().items():
@@ -480,53 +468,6 @@ class Writer(threading.Thread):
             return "older"
         return ""
 
-    def _judge(self, batch: Batch, now: float) -> None:
-        """Which sources are lost, which are back, and whose episodes are closed."""
-        closing = set(batch.closed)
-        ending = {
-            (entry.record.source, entry.record.number)
-            for entry in batch.entries
-            if isinstance(entry.record, wire.EpisodeEnded)
-        }
-        for run, source in self._state.open_sources():
-            if source.id in closing:
-                continue
-            if source.id in self._replayed and source.id not in self._links:
-                self._judge_replayed(batch, run, source, now, ending)
-                continue
-            link = links_of(self._links, source, self._born)
-            source.announced = max(source.announced, link.announced)
-            if not source_lost(link, now, self._rules):
-                if source.lost_at is not None and source.id in self._links:
-                    batch.returned.append(source.id)
-                continue
-            if source.lost_at is None:
-                batch.lost.append((source.id, now, source.announced))
-            for started in episodes_to_close(source, now, self._lost_after):
-                if (source.id, started.number) not in ending:
-                    batch.lost_episodes.append(_lost_episode(run, source, started, now))
-
-    def _judge_replayed(
-        self,
-        batch: Batch,
-        run: Run,
-        source: Source,
-        now: float,
-        ending: set[tuple[bytes, int]],
-    ) -> None:
-        """What it left on a disk is delivered: it is over since it was last heard of.
-
-        Its open episodes are closed when nothing more has come for a while.
-        """
-        delivered_at, announced = self._replayed[source.id]
-        if source.lost_at is None or announced > source.announced:
-            at = source.last_at if source.lost_at is None else source.lost_at
-            batch.lost.append((source.id, at, max(source.announced, announced)))
-        elif now - delivered_at >= self._lost_after:
-            for started in source.started.values():
-                if (source.id, started.number) not in ending:
-                    batch.lost_episodes.append(_lost_episode(run, source, started, now))
-
     # --- now and then -----------------------------------------------------------------
 
     def _retain(self, now: float) -> None:
@@ -560,34 +501,6 @@ class Writer(threading.Thread):
             )
         self.traces_given_up["backlog"] += given_up
 
-    def _tidy(self, now: float) -> None:
-        """Forget the connections of sources that nobody will ask for."""
-        if time.monotonic() < self._next_tidy:
-            return
-        self._next_tidy = time.monotonic() + TIDY
-        sources = self._state.sources
-
-        def gone(source: bytes) -> bool:
-            link = self._links.get(source)
-            since = link.gone_since if link else 0.0
-            return since is not None and now - since > FORGET_AFTER
-
-        with self._state.lock:
-            self._state.unplace(gone)
-        self._replayed = {
-            source: delivered
-            for source, delivered in self._replayed.items()
-            if now - delivered[0] < FORGET_AFTER
-            or (source in sources and sources[source][1].closed is None)
-        }
-        over = [
-            source
-            for source in list(self._links)
-            if gone(source) and (source not in sources or sources[source][1].folded)
-        ]
-        if over:
-            self._forget_links(over)
-
     def verdicts(self) -> dict[str, str]:
         """The verdict on every run, by its id."""
         now = self._clock()
@@ -607,32 +520,3 @@ def _totals(run: Run, source: bytes, newest: Newest) -> Totals:
     # The moment is for who looks now; what is committed are the totals.
     slim = msgspec.structs.replace(newest.sample, moments=(), streams={})
     return Totals(run.id, source, newest.received, wire.encode(slim))
-
-
-def _lost_episode(
-    run: Run, source: Source, started: wire.EpisodeStarted, now: float
-) -> Entry:
-    """The end that the source could not tell: at the last thing known of it."""
-    steps, last = 0, started.time
-    if source.sample is not None:
-        for shown in source.sample.open:
-            if shown.number == started.number:
-                steps, last = shown.steps, max(last, shown.last)
-    record = wire.EpisodeEnded(
-        run=started.run,
-        source=started.source,
-        seq=started.seq,
-        time=last,
-        number=started.number,
-        mode=started.mode,
-        started=started.time,
-        duration=max(0.0, last - started.time),
-        steps=steps,
-        outcome="",
-        epoch=started.epoch,
-        index=started.index,
-        target=started.target,
-        seed=started.seed,
-        error=LOST_ERROR,
-    )
-    return Entry(run.id, now, wire.encode(record), record)

@@ -468,9 +468,7 @@ def dropped(state: State) -> dict[str, int]:
     return {reason: number for reason, number in found.items() if number}
 
 
-def test_what_a_source_has_dropped_only_grows_and_starts_anew_after_a_restart() -> (
-    None
-):
+def test_what_a_source_has_dropped_only_grows_and_starts_anew_after_a_restart() -> None:
     state, teller = State(), Teller()
     folded([teller.opened(), teller.run_opened()], state)
     state.apply_sample(teller.id, sample(1, dropped={"series": 5}), NOON)
