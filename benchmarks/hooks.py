@@ -23,6 +23,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -298,6 +299,12 @@ def show(found: Dict[str, float]) -> None:
 
 def main(arguments: Optional[List[str]] = None) -> None:
     """Measures, and prints a table."""
+    with tempfile.TemporaryDirectory() as spool:
+        os.environ["EPISIGHT_SPOOL_DIR"] = spool  # for what nobody takes
+        _main(arguments)
+
+
+def _main(arguments: Optional[List[str]]) -> None:
     parser = argparse.ArgumentParser(description="What a hook call costs.")
     parser.add_argument("--rounds", type=int, default=31, metavar="N")
     options = parser.parse_args(arguments)
