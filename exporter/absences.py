@@ -73,7 +73,9 @@ class Absences:
                 self._judge_replayed(batch, run, source, now, ending)
                 continue
             link = links_of(self._links, source, self._born)
-            source.announced = max(source.announced, link.announced)
+            if link.announced > source.announced:
+                with self._state.lock:
+                    source.announced = link.announced
             if not source_lost(link, now, self._rules):
                 if source.lost_at is not None and source.id in self._links:
                     batch.returned.append(source.id)
