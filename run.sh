@@ -66,6 +66,14 @@ if [ ! -f "$ROOT/conf/experiment/$experiment.yaml" ]; then
     fail 2 "there is no experiment \"$experiment\". There are: $(experiments | tr '\n' ' ')"
 fi
 
+for argument in "$@"; do
+    case "$argument" in
+    *=* | +* | ~*) ;;
+    -*) fail 2 "options come first: ./run.sh $argument $experiment" ;;
+    *) fail 2 "\"$argument\" is no override: one is name=value, as in seed=1" ;;
+    esac
+done
+
 # --- the environment -----------------------------------------------------------------
 
 venv=$ROOT/.venv

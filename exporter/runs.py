@@ -17,6 +17,8 @@ from exporter.merge import Base, Contribution, Schema
 from exporter.ranges import Ranges
 
 LOG_LINES = 1000
+MAX_ENDS = 20
+"""Episodes whose ends tell how fast it goes on."""
 SKEW_SHOWN = 2.0
 """Seconds by which clocks may differ before times are shifted, and it is shown."""
 ENDED_COUNTS_SECONDS = 60.0
@@ -63,7 +65,16 @@ class Mode:
     lost: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     results: dict[str, deque[float]] = field(default_factory=dict)
-    ends: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    ends: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_ENDS))
+
+    def ended_at(self, at: float) -> None:
+        """An episode has ended then; what waited in a spool may come late."""
+        if self.ends and at < self.ends[-1]:
+            newest = sorted([*self.ends, at])[-MAX_ENDS:]
+            self.ends.clear()
+            self.ends.extend(newest)
+        else:
+            self.ends.append(at)
 
     @property
     def ended(self) -> int:

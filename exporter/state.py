@@ -255,7 +255,7 @@ class State:
         source.lost_episodes.discard(record.number)
         run.progress_at = max(run.progress_at, at)
         mode = run.mode(record.mode)
-        mode.ends.append(at)
+        mode.ended_at(at)
         outcome = record.outcome
         if outcome not in mode.outcomes and len(mode.outcomes) >= MAX_OUTCOMES:
             outcome = "other"

@@ -86,6 +86,21 @@ def test_an_unknown_option_is_named(start: Start) -> None:
     assert "there is no option --exist" in child.output
 
 
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--exit", "options come first: ./run.sh --exit quick"),
+        ("cart", "is no override"),
+    ],
+)
+def test_what_follows_the_experiment_is_an_override(
+    start: Start, argument: str, says: str
+) -> None:
+    child = start("quick", argument)
+    assert child.wait() == 2
+    assert says in child.output
+
+
 def test_a_missing_python_is_named(start: Start, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     (checkout / "conf").mkdir(parents=True)

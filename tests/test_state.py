@@ -441,6 +441,15 @@ def test_exemplar_times_never_go_back() -> None:
     assert [at for _, _, at in mode.durations.exemplars.values()] == [NOON + 20]
 
 
+def test_ends_that_come_late_are_put_where_they_belong() -> None:
+    teller = Teller()
+    ends = [teller.ended(n, at=NOON + n) for n in range(30)]
+    state = folded([teller.opened(), *ends[3:25], *ends[:3], *ends[25:]])
+    assert list(state.runs["run"].modes["eval"].ends) == [
+        NOON + n for n in range(10, 30)
+    ]
+
+
 # --- samples ----------------------------------------------------------------------
 
 

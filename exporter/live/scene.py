@@ -186,6 +186,8 @@ class RunScene:
         """The newest ended episodes; read again only when another has ended."""
         if self._episode_rows[0] != copy.ends:
             found = self._parts.reader.newest_episodes(self._id, EPISODES)
+            # What waited in a spool comes after what is newer.
+            found.sort(key=lambda row: row.at, reverse=True)
             with self._parts.state.lock:
                 run = self._parts.state.runs.get(self._id)
                 known = dict(run.sources) if run and found else {}
