@@ -191,13 +191,7 @@ class Recorder:
         rank: str = "essential",
         smaller: Optional[Make] = None,
     ) -> int:
-        """Number a record, encode it, and put it into the outbox.
-
-        Args:
-            make: gives the record its sequence number and the other common fields.
-            at: Unix seconds.
-            rank: one of ``outbox.RANKS``: which goes first when there are too many.
-            smaller: makes a smaller one, in case the first is too large.
+        """Have a record sent, see :meth:`Outbox.record`.
 
         Returns:
             Its sequence number; 0 after the source's end, where nothing is recorded.

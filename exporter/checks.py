@@ -75,7 +75,8 @@ def check_sample(sample: wire.Sample) -> None:
     _check_names("a mode", sample.epochs)
     for shown in sample.open:
         _check_number(shown.number)
-        _check_names("a mode", (shown.mode, shown.phase))
+        _check_names("a mode", (shown.mode,))
+        _check_names("a phase", (shown.phase,))
         _check_names("a target", (shown.target or "",))
 
 

@@ -1,8 +1,8 @@
 """Log lines about what others got wrong: who it was is named, at a bounded rate.
 
-Used by one thread. The first complaint of each offender is logged, then his 2nd, 4th,
-8th and so on, and of all offenders together a few lines a minute: what is not logged
-is counted where it was found.
+Used by one thread at a time. The first complaint of each offender is logged, then his
+2nd, 4th, 8th and so on, and of all offenders together a few lines a minute: what is not
+logged is counted where it was found.
 """
 
 import logging

@@ -14,6 +14,11 @@ UNUSED = ("contradiction", "unwritable", "internal")
 """Why a record that came is not in what is shown."""
 
 
+def spans_failed(courier: Courier, writer: Writer) -> dict[str, int]:
+    """Spans that were not delivered and never will be, by reason."""
+    return {**courier.spans_failed, **writer.traces_given_up}
+
+
 class Losses:
     """Asks the parts.
 
@@ -51,16 +56,14 @@ class Losses:
             "unused": {why: dropped[why] for why in UNUSED if dropped[why]},
             "refused": dict(self._metrics.refused),
             "offenders": dict(self._metrics.offenders),
-            "spans": self.spans(),
+            "spans": self._spans(),
             "trace_error": self._trace_error(),
         }
 
-    def spans(self) -> dict[str, int]:
-        """Spans that were not delivered and never will be."""
-        courier = self._courier
-        if courier is None:
+    def _spans(self) -> dict[str, int]:
+        if self._courier is None:
             return {}
-        every = {**courier.spans_failed, **self._writer.traces_given_up}
+        every = spans_failed(self._courier, self._writer)
         return {reason: number for reason, number in every.items() if number}
 
     def _trace_error(self) -> str:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from exporter.ingest import Ingest
 from exporter.journal import Journal
 from exporter.live.hub import Hub
+from exporter.losses import UNUSED, spans_failed
 from exporter.metrics import RunMetrics
 from exporter.reader import Reader
 from exporter.state import State
@@ -25,7 +26,7 @@ from exporter.traces import Courier
 from exporter.writer import Writer
 
 SAMPLES = ("closed_source", "older", "unknown_source")
-RECORDS = ("journal", "contradiction", "unwritable", "internal")
+RECORDS = ("journal", *UNUSED)
 """Why the writer drops samples, and records."""
 
 
@@ -131,7 +132,7 @@ class SelfMetrics(Collector):
         waiting = writer.traces_waiting
         yield _one("spans_pending", "Episodes whose trace waits.", waiting)
         yield _count("spans_exported", "Spans delivered.", courier.spans_exported)
-        failed = {**courier.spans_failed, **writer.traces_given_up}
+        failed = spans_failed(courier, writer)
         yield _by("spans_failed", "Spans lost.", "reason", failed)
 
 

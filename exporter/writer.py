@@ -19,6 +19,7 @@ import msgspec
 from experiment_hooks import wire
 from exporter import lastseen
 from exporter.absences import FORGET_AFTER, Absences
+from exporter.complaints import Complaints
 from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.ranges import Ranges
@@ -86,7 +87,7 @@ class Writer(threading.Thread):
         super().__init__(name="writer", daemon=True)
         self.trouble = ""
         self.traces_waiting = 0
-        self.traces_given_up: Counter[str] = Counter()
+        self.traces_given_up = Counter(backlog=0, deleted=0)
         self.commit_times = Tally(COMMIT_BUCKETS)
         self.duplicates = 0
         self.dropped: Counter[str] = Counter()
@@ -109,6 +110,7 @@ class Writer(threading.Thread):
             lost_after=lost_after,
             born=clock(),
         )
+        self._complaints = Complaints(logger)
         self._sent: deque[int] = deque()
         self._pending: dict[bytes, Newest] = {}
         self._deletions: deque[str] = deque()
@@ -396,12 +398,7 @@ class Writer(threading.Thread):
             self._state.apply(record, run, at)
         except ValueError as error:
             self.dropped["contradiction"] += 1
-            seen = self.dropped["contradiction"]
-            if seen & (seen - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                logger.warning(
-                    "run %r: a record contradicts another (%d so far): %s",
-                    run, seen, error,
-                )  # fmt: skip
+            self._complaints.say("a contradiction", f"run {run!r}", str(error))
         except Exception:
             self.dropped["internal"] += 1
             logger.exception("run %r: a record could not be folded", run)
