@@ -159,7 +159,9 @@ def test_one_that_did_not_say_hello_is_asked_who_it_is(bench: Bench) -> None:
     assert bench.inbox.take(0.01, 10) == []
 
 
-def test_another_protocol_is_refused_with_a_sentence(bench: Bench) -> None:
+def test_another_protocol_is_refused_with_a_sentence(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     raw, teller = bench.raw(), Teller()
     raw.say(hello(teller, protocol=99, host="node7"))
     refused = raw.expect(wire.Refused)
@@ -169,6 +171,7 @@ def test_another_protocol_is_refused_with_a_sentence(bench: Bench) -> None:
     )
     (shown,) = bench.ingest.refusals
     assert (shown.who, shown.sentence) == ("node7", refused.sentence)
+    assert f"1 so far of node7): {refused.sentence}" in caplog.text
     raw.tell(teller.opened())
     raw.expect(wire.Who)
 
@@ -424,6 +427,12 @@ def deep(levels: int) -> bytes:
 
 
 HEARTBEAT = wire.encode(wire.Heartbeat(sent=1.0))
+
+
+def odd_sample(**said: Any) -> list[bytes]:
+    return [wire.encode(wire.Sample(1, 1.0, **said))]
+
+
 GARBAGE: list[tuple[str, list[bytes], str]] = [
     ("nothing", [b""], "malformed"),
     ("no msgpack", [b"\xc1\xff\xfe"], "malformed"),
@@ -463,7 +472,20 @@ GARBAGE: list[tuple[str, list[bytes], str]] = [
         ],
         "unknown_kind",
     ),
-    ("half a double", [wire.encode(wire.Sample(1, 1.0, totals=b"123"))], "malformed"),
+    ("half a double", odd_sample(totals=b"123"), "malformed"),
+    ("progress of the far future", odd_sample(progress=1e300), "malformed"),
+    ("less than nothing dropped", odd_sample(dropped={"series": -7}), "malformed"),
+    (
+        "dropped for any reason",
+        odd_sample(dropped={f"reason_{n}": 1 for n in range(40_000)}),
+        "malformed",
+    ),
+    (
+        "a phase too long",
+        odd_sample(open=(wire.OpenEpisode(0, "eval", phase="p" * 300),)),
+        "malformed",
+    ),
+    ("a time of no century", [wire.encode(wire.Heartbeat(sent=1e18))], "malformed"),
     (
         "an episode below zero",
         [wire.encode(wire.Sample(1, 1.0, open=(wire.OpenEpisode(-1, "m"),)))],

@@ -154,6 +154,8 @@ def test_one_that_is_allowed_later_is_seen_from_then_on(
     eventually(
         lambda: (exporter.value("episight_rejected_total", reason="keys") or 0) > 0
     )
+    (public,) = re.findall(r'public-key = "(.*)"', (keys / "eve.key").read_text())
+    assert f"of the public key {public}): is not allowed" in exporter.log.read_text()
     shutil.copy(str(keys / "eve.key"), str(keys / "allowed" / "eve.key"))
     assert child.wait(30) == 0
     eventually(lambda: exporter.run("eves")["state"] == "completed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
@@ -12,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from experiment_hooks import wire
-from exporter import exposition, names, selfmetrics
+from exporter import checks, exposition, names, selfmetrics
 from exporter.inbox import Counts
 from exporter.metrics import Budget, RunMetrics
 from exporter.runs import Tally
@@ -479,12 +480,17 @@ CLASHES = [
     ("first", "second", "reason"), [c[1:] for c in CLASHES], ids=[c[0] for c in CLASHES]
 )
 def test_names_that_clash_are_refused_to_the_second(
-    first: wire.MetricSpec, second: wire.MetricSpec, reason: str
+    first: wire.MetricSpec,
+    second: wire.MetricSpec,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = two_runs(first, second)
     text = bench.text(openmetrics=True)
     assert bench.metrics.refused == {reason: 1}
-    assert bench.metrics.offenders == {"run2": f"experiment_{second.name} ({reason})"}
+    offender = f"experiment_{second.name} ({reason})"
+    assert bench.metrics.offenders == {"run2": offender}
+    assert f"of run 'run2'): not served, the first is {offender}" in caplog.text
     list(openmetrics_families(text))
 
 
@@ -493,6 +499,13 @@ def test_names_of_our_own_families_are_not_for_others() -> None:
     bench.text()
     assert bench.metrics.refused == {"reserved": 1, "name_conflict": 1}
     assert len(bench.samples("experiment_run_state", run="run1")) == len(STATES)
+
+
+def test_a_metric_has_only_so_many_labels() -> None:
+    labels = tuple(f"label_{n}" for n in range(33))
+    spec = wire.MetricSpec("x", "counter", labels=labels)
+    assert checks.refusal(spec) == "malformed"
+    assert checks.refusal(msgspec.structs.replace(spec, labels=labels[:32])) == ""
 
 
 def test_sources_of_one_run_that_do_not_agree_are_told() -> None:

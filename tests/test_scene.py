@@ -1,5 +1,6 @@
 """Scenes: what is taken from state, presents and journal, and how often."""
 
+import re
 import time
 from typing import Any, Dict, List, Optional, Set
 
@@ -209,6 +210,17 @@ def test_the_journal_is_read_only_when_an_episode_has_ended(world: World) -> Non
     assert "splendid" in said(look(scene, T + 10))
     look(scene, T + 11)
     assert world.read == before + 1
+
+
+def test_episodes_that_come_late_stand_where_they_belong(world: World) -> None:
+    for number, at in ((0, T + 1), (3, T + 7), (1, T + 3), (2, T + 5)):
+        world.record(
+            wire.EpisodeEnded, A, at, number=number, mode="train", started=T,
+            duration=1.0, steps=3, outcome=f"outcome_{number}",
+        )  # fmt: skip
+    rows = look(RunScene("r", None, world.parts), T + 9).lists["episodes"]
+    found = [re.findall(r"outcome_\d", row)[0] for row in rows.values()]
+    assert found == [f"outcome_{number}" for number in (3, 2, 1, 0)]
 
 
 def test_what_has_not_changed_is_not_drawn_again(world: World) -> None:

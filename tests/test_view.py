@@ -327,6 +327,9 @@ def test_an_ended_run_is_complete_or_says_what_is_missing() -> None:
     missing = said(view.head({**ended, "missing": 3}, NOW))
     assert "3 records missing" in missing
     assert "Complete" not in missing
+    lost = said(view.head({**ended, "sources": {"ended": 2, "lost": 1}}, NOW))
+    assert "1 source lost: whether there was more to tell is not known" in lost
+    assert "Complete" not in lost
     assert "Complete" not in said(view.head(a_run(), NOW))
 
 
