@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -267,6 +268,24 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_too(
     eventually(exporter.journal.exists)
     child.signal(number)
     assert child.wait(20) == 0, child.output
+
+
+def test_a_signal_is_heard_whichever_thread_it_comes_to(
+    exporter_process: Callable[..., Exporter],
+) -> None:
+    """The system may give it to any of them, and the main one sleeps in C."""
+    exporter = exporter_process()
+    main = exporter.process.pid
+    takers = [
+        int(task.name)
+        for task in Path(f"/proc/{main}/task").iterdir()
+        if int(task.name) != main
+        # Not ZeroMQ's own, which block all.
+        and "SigBlk:\t0000000000000000" in (task / "status").read_text()
+    ]
+    assert ctypes.CDLL(None).tgkill(main, takers[0], signal.SIGTERM) == 0
+    assert exporter.process.wait(20) == 0, exporter.output
+    assert "stopping" in exporter.output
 
 
 def test_while_it_reads_its_journal_it_says_so(

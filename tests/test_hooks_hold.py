@@ -28,6 +28,32 @@ def script(run_python: Pythons, listener: Listener) -> Callable[..., Finished]:
 
 # --- signals -------------------------------------------------------------------------
 
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_of_ours_takes_signals(run_python: Pythons) -> None:
+    """A main thread that waits for a lock is woken only by its own."""
+    ended = run_python("""
+        import os, pathlib, signal, time
+        import experiment_hooks as eh
+
+        def blocked(task):
+            status = (task / "status").read_text()
+            mask = int(status.partition("SigBlk:")[2].split()[0], 16)
+            ours = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+            return all(mask >> number - 1 & 1 for number in ours)
+
+        with eh.open_run("quiet"):
+            tasks = {t.name: t for t in pathlib.Path("/proc/self/task").iterdir()}
+            main = tasks.pop(str(os.getpid()))
+            assert not blocked(main)
+            assert len(tasks) >= 2, tasks  # our sender, and ZeroMQ's own
+            deadline = time.monotonic() + 10  # the thread's first statement
+            while not all(map(blocked, tasks.values())):
+                assert time.monotonic() < deadline, "a thread takes signals"
+    """)
+    assert ended.status == 0, ended.output
+
+
 # The handler uses all that the loop uses, at any moment of it; the timer is random.
 SIGNALS = """
     import faulthandler, random, signal, sys, time
