@@ -19,6 +19,7 @@ from experiment_hooks import wire
 from experiment_hooks.attempts import KEY_REFUSED, Attempts
 from experiment_hooks.delivery import Delivery
 from experiment_hooks.dial import Dialer, Place, is_loopback
+from experiment_hooks.outbox import by_rank
 from experiment_hooks.overflow import Overflow
 from experiment_hooks.recorder import Recorder
 from experiment_hooks.spool import Spool
@@ -488,8 +489,9 @@ class Line:
                 self._number += 1
 
     def _take_back(self) -> None:
-        """What was sent and not acknowledged waits again, and is not given up."""
-        self._recorder.put_back("essential", self._window.in_order())
+        """What was sent and not acknowledged waits again, as what it was."""
+        for rank, records in by_rank(self._window.in_order()).items():
+            self._recorder.put_back(rank, records)
         self._window.clear()
 
     def _send_newest(self, now: float) -> None:

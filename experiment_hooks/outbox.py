@@ -13,11 +13,25 @@ from experiment_hooks import wire
 
 RANKS = ("essential", "end", "start", "log")
 """What goes first comes last; the first never goes."""
+_RANK_OF = {
+    wire.EpisodeEnded: "end",
+    wire.EpisodeStarted: "start",
+    wire.LogLine: "log",
+}
 _MAX_RANGES = 10_000
 """So many ranges of numbers go into one record: it stays below its limit."""
 
 Make = Callable[..., wire.AnyRecord]
 """Makes a record, given the fields that all have."""
+
+
+def by_rank(records: Iterable[Tuple[int, bytes]]) -> Dict[str, List[Tuple[int, bytes]]]:
+    """Records by what they are, each list in their order."""
+    found: Dict[str, List[Tuple[int, bytes]]] = {}
+    for seq, data in records:
+        rank = _RANK_OF.get(type(wire.decode_record(data)), "essential")
+        found.setdefault(rank, []).append((seq, data))
+    return found
 
 
 class Outbox:
