@@ -38,6 +38,9 @@ _MAX_COMPLAINTS = 200
 
 Ranges = Tuple[Tuple[int, int], ...]
 
+_SPOOLED = {"log": "spool_log_lines", "old": "spool_old"}
+"""Why records of a rank are dropped that were on disk; else they are of episodes."""
+
 
 class Recorder:
     """One source's part in one run.
@@ -238,7 +241,7 @@ class Recorder:
 
     def gave_up(self, rank: str, count: int, ranges: Ranges) -> None:
         """The spool had no room for these: they are counted, and will be told of."""
-        reason = "spool_log_lines" if rank == "log" else "spool_episodes"
+        reason = _SPOOLED.get(rank, "spool_episodes")
         with self.lock:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
             for first, last in ranges:

@@ -22,8 +22,9 @@ import logging
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from experiment_hooks import spoolfile, wire
 from experiment_hooks.dial import is_loopback
@@ -37,6 +38,8 @@ SEGMENT_BYTES = 1024 * 1024
 MOST_IN_FOLDER = 4 * 1024 * 1024 * 1024
 MOST_SECONDS = 30 * 86400.0
 """How much and how long a folder keeps what nobody ever asks for."""
+COUNT_SECONDS = 0.1
+"""How long the records of what goes are counted."""
 LEASE = 60.0
 TOUCH = 15.0
 RANKS = ("log", "start", "end", "essential")
@@ -69,6 +72,13 @@ class Claim:
     path: str
     contents: spoolfile.Contents
     own: bool
+
+
+class Swept(NamedTuple):
+    """What a folder keeps no longer; ``records`` are at least so many."""
+
+    files: int
+    records: int
 
 
 class Folder:
@@ -177,8 +187,8 @@ class Folder:
             damaged,
         )
 
-    def sweep(self) -> int:
-        """Remove what is too old, or too much for a folder; how many files went."""
+    def sweep(self) -> "Swept":
+        """Remove what is too old, or too much for a folder, and count what went."""
         files = []
         now = self.now()
         for name in os.listdir(self.path):
@@ -189,15 +199,17 @@ class Folder:
                     files.append((found.st_mtime, found.st_size, path))
         files.sort()
         total = sum(size for _, size, _ in files)
-        gone = 0
+        went = records = 0
+        until = time.monotonic() + COUNT_SECONDS
         for at, size, path in files:
             if now - at <= MOST_SECONDS and total <= MOST_IN_FOLDER:
                 break
             with contextlib.suppress(OSError):
+                records += _count(path, until)
                 os.unlink(path)
-                gone += 1
+                went += 1
             total -= size
-        return gone
+        return Swept(went, records)
 
     def _touched(self, name: str, otherwise: float) -> float:
         try:
@@ -213,7 +225,8 @@ class Spool:
         folder: where to.
         endpoint: for the files' headers.
         source: the source's id.
-        gave_up: told what had to go for lack of room: rank, how many, which numbers.
+        gave_up: told what had to go for lack of room: rank, how many, which numbers;
+            or what others left here once and nobody took: "old", how many, none.
     """
 
     def __init__(
@@ -314,12 +327,15 @@ class Spool:
     def _make(self) -> None:
         if not self._made:
             self.folder.make()
-            gone = self.folder.sweep()
-            if gone:
+            swept = self.folder.sweep()
+            if swept.files:
+                self._gave_up("old", swept.records, ())
                 logger.warning(
-                    "episight: %d files in %s were too old, or too much: removed",
-                    gone,
+                    "episight: %d files in %s, with %d records that nobody ever took,"
+                    " were too old, or too much: removed",
+                    swept.files,
                     self.folder.path,
+                    swept.records,
                 )
             self._made = True
 
@@ -381,6 +397,19 @@ def _numbers(path: str) -> Ranges:
     """Which records are in a file: on disk they are, and not in memory too."""
     with open(path, "rb") as file:
         return wire.ranges(seq for seq, _ in spoolfile.read(file.read()).records)
+
+
+def _count(path: str, until: float) -> int:
+    """How many records of a file nobody has taken, without reading one by one.
+
+    An exit may wait for this: later than ``until`` a file counts as one.
+    """
+    if not _NAME.fullmatch(os.path.basename(path)):  # set aside: the others were taken
+        return 0
+    if time.monotonic() > until:
+        return 1
+    with open(path, "rb") as file:
+        return file.read().count(spoolfile.MARK + spoolfile.RECORD)
 
 
 def is_spool_file(name: str) -> bool:

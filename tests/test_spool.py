@@ -297,13 +297,42 @@ def test_what_nobody_asks_for_is_swept_in_the_end(
     mine.close()
     age(folder, spool.MOST_SECONDS + 1)
     mine.put(HELLO, {"essential": records(2)})
-    assert folder.sweep() == 1
+    assert folder.sweep() == (1, 1)
     assert seqs_in(folder) == [2]
     monkeypatch.setattr(spool, "MOST_IN_FOLDER", 10)
-    assert folder.sweep() == 0, "its owner lives"
+    assert folder.sweep() == (0, 0), "its owner lives"
     mine.close()
-    assert folder.sweep() == 1
+    assert folder.sweep() == (1, 1)
     assert seqs_in(folder) == []
+
+
+def test_what_is_swept_is_counted_by_who_sweeps(
+    folder: Folder, gone: Gone, mine: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = Spool(folder, ENDPOINT, bytes(16), lambda *_: None)
+    dead.put(HELLO, {"essential": records(1, 2), "log": records(3)})
+    dead.close()
+    Path(folder.path, f"{'a' * 32}-1.corrupt").write_bytes(
+        spoolfile.records([(9, b"")])
+    )
+    age(folder, spool.MOST_SECONDS + 1)
+    mine.put(HELLO, {"essential": records(1)})
+    assert gone == [("old", 3, ())], "of the damaged one, all that could be was taken"
+    assert "3 files in" in caplog.text
+    assert "with 3 records" in caplog.text
+    mine.put(HELLO, {"essential": records(2)})
+    assert len(gone) == 1
+
+
+def test_an_exit_does_not_wait_until_all_of_it_is_counted(
+    folder: Folder, mine: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "COUNT_SECONDS", -1.0)
+    mine.put(HELLO, {"essential": records(1, 2), "log": records(3)})
+    mine.close()
+    age(folder, spool.MOST_SECONDS + 1)
+    assert folder.sweep() == (2, 2)
+    assert names(folder) == []
 
 
 # --- a disk that cannot ---------------------------------------------------------------
