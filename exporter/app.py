@@ -74,9 +74,8 @@ class App:
         settings, stack = self._settings, self._stack
         open_files = raise_open_files()
         endpoint = _endpoint(environ, settings.traces.endpoint)
-        journal = stack.enter_context(
-            Journal(settings.journal_path, traces=endpoint is not None)
-        )
+        journal = Journal(settings.journal_path, traces=endpoint is not None)
+        stack.callback(journal.close)
         token = _token(settings, environ)
         state, inbox, presents = State(), Inbox(), Presents()
         rules = Rules(
@@ -151,8 +150,10 @@ class App:
             losses=losses,
             addresses=(self.web, self.ingest),
         )
-        # Answers from now on, that it is not ready: reading the journal takes a while.
+        # Answers from now on, that it is not ready: reading the journal takes a while,
+        # and minutes where it is damaged.
         server = self._serve(app, web_port)
+        journal.open()
         writer.restore()
         self._start(server, ingest, writer, open_files)
         served.restored.set()

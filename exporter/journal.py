@@ -118,27 +118,44 @@ class Batch:
 
 
 class Journal:
-    """The writer's side. A context manager; ``close`` may be called again.
+    """The writer's side: of this process alone when made, of use when opened.
+
+    A context manager, which opens it; ``close`` may be called again.
 
     Args:
         path: the file; its directory is made.
         traces: whether ended episodes are to be sent as traces.
 
     Raises:
-        JournalError: it is in use, cannot be written, or is of a newer version.
+        JournalError: it is in use, or there can be none.
     """
+
+    _db: sqlite3.Connection
 
     def __init__(self, path: Path, *, traces: bool) -> None:
         self.path = path
         self._traces = traces
-        self._closed = False
-        with ExitStack() as opened:
+        self._held = ExitStack()
+        with self._usable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._held.callback(journalfile.lock(path).close)
+
+    def open(self) -> None:
+        """Make it ready; with a damaged one that takes minutes.
+
+        Raises:
+            JournalError: it cannot be read or written, or is of a newer version. It is
+                closed then.
+        """
+        with ExitStack() as failed:
+            failed.callback(self.close)
             with self._usable():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = journalfile.lock(path)
-                opened.callback(self._lock.close)
                 self._db = self._opened()
-            opened.pop_all()  # close() does it from now on
+            self._held.callback(self._close_file)
+            failed.pop_all()
+
+    def _close_file(self) -> None:
+        self._db.close()  # mend() may have made it another one
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -392,12 +409,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; again: nothing."""
-        if not self._closed:
-            self._closed = True
-            self._db.close()
-            self._lock.close()
+        self._held.close()
 
     def __enter__(self) -> "Journal":
+        self.open()
         return self
 
     def __exit__(

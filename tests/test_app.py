@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiment_hooks import wire
-from exporter import app
+from exporter import app, salvage
 from exporter.app import App, Outbox, StartError, write_atomically
 from exporter.journal import Journal
 from exporter.journalfile import JournalError
@@ -46,7 +46,29 @@ def test_it_runs_and_says_where_and_frees_everything_when_it_closes(
         running.close()
         with pytest.raises(OSError, match="refused"):
             http(f"{running.web}/-/ready")
-    Journal(tmp_path / "journal.sqlite", traces=False).close()
+    with Journal(tmp_path / "journal.sqlite", traces=False):
+        pass  # it was let go
+
+
+def test_while_a_damaged_journal_is_mended_it_says_that_it_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes may pass, in which an orchestrator must not take it for dead."""
+    with Journal(tmp_path / "journal.sqlite", traces=False) as journal:
+        journal.condemn("a test says so")
+    port = free_port()
+    said: list[int] = []
+    real = salvage.mend
+
+    def mend(*given: Any) -> salvage.Kept:
+        paths = ("/-/healthy", "/-/ready", "/metrics", "/")
+        said.extend(http(f"http://127.0.0.1:{port}{path}").status for path in paths)
+        return real(*given)
+
+    monkeypatch.setattr(salvage, "mend", mend)
+    with App(settings(tmp_path, web={"port": port}), {}) as running:
+        assert said == [200, 503, 503, 503]
+        assert http(f"{running.web}/-/ready").status == 200
 
 
 @pytest.mark.parametrize("key", ["web", "ingest"])

@@ -330,20 +330,21 @@ def test_a_second_exporter_is_refused_with_a_sentence(
 
 def test_a_journal_is_free_again_when_it_was_closed(path: Path) -> None:
     for _ in range(2):
-        journal = Journal(path, traces=False)
-        journal.close()
+        with Journal(path, traces=False) as journal:
+            pass
         journal.close()
 
 
 def test_a_journal_of_a_newer_version_is_refused_with_a_sentence(path: Path) -> None:
-    Journal(path, traces=False).close()
+    with Journal(path, traces=False):
+        pass
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=7")
     db.close()
     with pytest.raises(JournalError, match=r"version 7.*newer episight.*journal\.path"):
-        Journal(path, traces=False)
+        Journal(path, traces=False).open()
     with pytest.raises(JournalError, match="version 7"):  # it was let go
-        Journal(path, traces=False)
+        Journal(path, traces=False).open()
 
 
 def a_directory(path: Path) -> None:
@@ -360,7 +361,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_what_to_change(
 ) -> None:
     spoil(path)
     with pytest.raises(JournalError, match=r"cannot be used.*set journal\.path"):
-        Journal(path, traces=False)
+        Journal(path, traces=False).open()
 
 
 # The tables of the first version, as its files have them.

@@ -403,7 +403,8 @@ def test_what_was_set_aside_before_is_never_overwritten(
     )
     for _ in range(3):
         condemned(path)
-        Journal(path, traces=True).close()
+        with Journal(path, traces=True):
+            pass
     assert [one.name for one in asides(path)] == [
         "journal.sqlite.corrupt-20261125-033712",
         "journal.sqlite.corrupt-20261125-033712-2",
@@ -428,7 +429,8 @@ def test_a_mending_that_is_cut_off_is_finished_or_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         try:
-            Journal(killed, traces=True).close()
+            with Journal(killed, traces=True):
+                pass
         except KeyboardInterrupt:
             pass
     assert told(killed) == 10
@@ -449,6 +451,6 @@ def test_without_room_for_a_new_one_nothing_is_lost(
     with monkeypatch.context() as patch:
         patch.setattr(salvage.os, "fsync", full)
         with pytest.raises(JournalError, match="No space left"):
-            Journal(path, traces=True)
+            Journal(path, traces=True).open()
     assert rows(path) == before
     assert kept(path, before) == before

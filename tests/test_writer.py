@@ -58,6 +58,7 @@ class Bench:
     def __init__(self, path: Path, **settings: Any) -> None:
         self.now = NOON
         self.journal = Disk(path)
+        self.journal.open()
         self.reader = Reader(path)
         self.state = State()
         self.inbox = Inbox()
