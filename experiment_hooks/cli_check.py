@@ -3,6 +3,7 @@
 It asks as an experiment would, with a hello of its own, and tells nothing more.
 """
 
+import contextlib
 import os
 import platform
 import socket
@@ -48,8 +49,7 @@ def ask(
 ) -> Answer:
     """Connect to the exporter's place and say hello, as if to join ``run``."""
     try:
-        with socket.create_connection(host_and_port(place.address), timeout=timeout):
-            pass
+        _probe(place, timeout)
     except (OSError, ValueError) as error:
         return Answer(False, str(error) or type(error).__name__)
     try:
@@ -63,6 +63,17 @@ def ask(
     if isinstance(message, wire.Refused):
         return Answer(True, refused=message)
     return Answer(True, f"no answer to hello within {timeout:g} s")
+
+
+def _probe(place: Place, timeout: float) -> None:
+    """Connect and go in peace; raises OSError or ValueError where nobody listens."""
+    probe = socket.create_connection(host_and_port(place.address), timeout=timeout)
+    # Closed with what was not read, it would look like a handshake that failed.
+    with probe, contextlib.suppress(OSError):
+        probe.settimeout(1.0)
+        probe.shutdown(socket.SHUT_WR)
+        while probe.recv(1024):
+            pass
 
 
 def _hello(

@@ -6,6 +6,7 @@ the newest is kept. Anything that cannot be read is counted with its reason; the
 of it is answered or dropped, everybody else is unaffected.
 """
 
+import errno
 import logging
 import socket
 import sys
@@ -254,6 +255,9 @@ class Ingest(threading.Thread):
         while self._failures.poll(0):
             frames = self._failures.recv_multipart()
             event = int.from_bytes(frames[0][:2], sys.byteorder)
+            value = int.from_bytes(frames[0][2:6], sys.byteorder)
+            if (event, value) == (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE):
+                continue  # it left by itself: a probe that asks whether we listen
             reason = "keys" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "handshake"
             # ZeroMQ does not say from where; see Keyring for whose key it was.
             detail = f"a connection to {frames[1].decode()} could not be made"

@@ -239,6 +239,7 @@ def test_check_finds_a_real_exporter(
         assert "would be seen" in shown
         assert f"page        {exporter.web}\n" in shown
     assert exporter.runs() == [], "a question opens no run"
+    assert list(exporter.samples("episight_rejected_total")) == []
 
 
 def test_check_says_that_the_given_run_id_is_refused(

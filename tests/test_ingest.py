@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from typing import Any, Callable, Iterator, TypeVar
 
@@ -524,6 +525,21 @@ def test_garbage_of_strangers_is_counted_too(bench: Bench) -> None:
     raw.send(wire.encode_plain({"kind": "hello", "protocol": wire.PROTOCOL}))
     bench.rejected("malformed", 2)
     raw.hello(Teller())
+
+
+def test_who_only_asks_whether_it_listens_is_not_rejected_for_it(bench: Bench) -> None:
+    where = ("127.0.0.1", int(bench.ingest.address.rsplit(":", 1)[1]))
+    for _ in range(5):
+        with socket.create_connection(where, timeout=5) as probe:
+            probe.shutdown(socket.SHUT_WR)
+            while probe.recv(1024):  # to the end, so that it knows that we have gone
+                pass
+    with socket.create_connection(where, timeout=5) as web:
+        web.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert web.recv(1)  # and leaves the rest, so that it is reset
+    bench.rejected("handshake")
+    bench.raw().hello(Teller())
+    assert bench.ingest.counts.rejected == {"handshake": 1}
 
 
 def test_a_message_too_large_to_read_costs_only_its_own_connection(
