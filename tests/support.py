@@ -376,9 +376,10 @@ def http(
     """
     request = urllib.request.Request(url, body, dict(headers), method=method)
     try:
-        with _opener.open(request, timeout=deadline) as answer:
-            return Response(answer.status, dict(answer.headers), answer.read())
-    except urllib.error.HTTPError as answer:
+        try:
+            answer = _opener.open(request, timeout=deadline)
+        except urllib.error.HTTPError as error:
+            answer = error
         with answer:
             return Response(answer.code, dict(answer.headers), answer.read())
     except HTTPException as error:  # it was killed while it answered
