@@ -10,7 +10,7 @@ import logging
 import time
 from typing import Any, Callable, Dict
 
-from experiment_hooks import plain, wire
+from experiment_hooks import plain, signals, wire
 from experiment_hooks.recorder import Recorder
 
 logger = logging.getLogger("experiment_hooks")
@@ -48,7 +48,8 @@ class Commands:
         self._answer(command, "accepted")
         if callback is not None:
             try:
-                callback(command)
+                with signals.as_before():  # it may start a process
+                    callback(command)
             except (Exception, SystemExit) as error:
                 logger.warning("episight: %s failed", command.name, exc_info=True)
                 self._answer(command, "failed", f"{type(error).__name__}: {error}")

@@ -5,11 +5,11 @@ threads of the hook calls, one of them at a time. Neither raises into the experi
 """
 
 import logging
-import signal
 import threading
 import time
 from typing import Optional
 
+from experiment_hooks import signals
 from experiment_hooks.line import TICK, Line
 from experiment_hooks.recorder import Recorder
 
@@ -20,20 +20,6 @@ HOPEFUL_EXIT = 1.0
 """Seconds for the handshake, at an exit, with who has accepted the connection or has
 not yet turned it away on this machine: a busy one takes longer than it should."""
 UNANSWERED_EXIT = 0.04
-
-_OF_THE_THREAD_ITSELF = {
-    getattr(signal, name)
-    for name in (
-        "SIGABRT",
-        "SIGBUS",
-        "SIGFPE",
-        "SIGILL",
-        "SIGSEGV",
-        "SIGSYS",
-        "SIGTRAP",
-    )
-    if hasattr(signal, name)
-}
 
 
 class Sender(threading.Thread):
@@ -49,7 +35,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Pump; at closing, until all is acknowledged or the time is up."""
         line = self._line
-        take_no_signals()
+        signals.take_none()
         try:
             while not self._closing.is_set():
                 self._pump()
@@ -131,20 +117,6 @@ class Inline:
                 finally:
                     line.shut()
         self._line = None
-
-
-def take_no_signals() -> None:
-    """Leave the process's signals to its other threads.
-
-    Python runs a handler in the main thread, but nobody wakes that where it waits for a
-    lock and the signal went to another thread: Ctrl-C would be heard late or never,
-    and only because we are there. Those that say that this thread itself has done
-    something wrong stay.
-    """
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals() - _OF_THE_THREAD_ITSELF
-        )
 
 
 def exit_bound(line: Line, timeout: Optional[float]) -> float:

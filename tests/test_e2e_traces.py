@@ -126,6 +126,30 @@ def test_what_waits_for_one_that_is_not_there_outlives_a_kill(
         gets_all(sink, told, exporter)
 
 
+def test_an_hour_of_episodes_waits_and_arrives_whole(
+    exporter_process: Callable[..., Exporter], run_python: Pythons
+) -> None:
+    """One a second, as many as an hour has; they are not waited for here."""
+    port = free_port()
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    exporter = exporter_process(env=environ)
+    code = """
+        import experiment_hooks as eh
+
+        with eh.open_run("hour") as run:
+            for index in range(3600):
+                with run.episode(mode="eval", index=index) as ep:
+                    ep.step()
+                    ep.finish(outcome="correct")
+                print("TRACE", ep.trace_id)
+    """
+    told = traces_of(run_python(code, env=exporter.env).output)
+    assert len(told) == 3600
+    eventually(lambda: exporter.value("episight_spans_pending") == 3600, 30)
+    with OtlpSink(HTTP, listen=port) as sink:
+        gets_all(sink, told, exporter)
+
+
 def test_one_that_is_killed_in_the_midst_of_sending_sends_it_again(
     exporter_process: Callable[..., Exporter], run_python: Pythons
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import signal
 import socket
 import threading
 import time
@@ -945,6 +946,27 @@ def test_a_callback_gets_its_command(listener: Listener, thread: bool) -> None:
     (command,) = got
     assert (command.name, command.reason, command.by) == ("checkpoint", "please", "ann")
     assert answers(listener) == ["accepted", "done"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX alone has it")
+def test_what_a_callback_starts_takes_signals_as_any_process(
+    listener: Listener, thread: bool
+) -> None:
+    """The sender's thread takes none, and what a thread starts inherits that."""
+    blocked: List[Any] = []
+
+    def look(command: Any) -> None:
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    with eh.open_run("mug", thread=thread) as run:
+        run.on_command("submit", look)
+        keep_calling(listener, run.progress, listener.sources)
+        for times in (1, 2):
+            listener.command("submit")
+            keep_calling(
+                listener, run.progress, lambda n=2 * times: len(answers(listener)) == n
+            )
+    assert blocked == [signal.pthread_sigmask(signal.SIG_BLOCK, ())] * 2
 
 
 ERRORS = [ValueError("no disk"), SystemExit(3), eh.RunStopped()]

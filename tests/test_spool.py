@@ -290,6 +290,32 @@ def test_newer_totals_take_the_place_of_older_ones(mine: Spool, folder: Folder) 
     assert os.listdir(folder.path) == []
 
 
+def test_a_rename_whose_answer_was_lost_is_known_to_have_been_done(
+    mine: Spool, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS: the server did it, its answer got lost, the second try finds nothing.
+
+    No server runs here, so its answer is made.
+    """
+    mine.put(HELLO, {"essential": records(1, 2)})
+    mine.close()
+    (name,) = folder.free()
+    real = os.rename
+
+    def rename(path: str, target: str) -> None:
+        real(path, target)
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        claim = folder.claim(name)
+        assert claim is not None
+        assert [seq for seq, _ in claim.contents.records] == [1, 2]
+        assert Folder(folder.path).claim(name) is None, "another one's second try"
+    folder.delivered(claim)
+    assert os.listdir(folder.path) == []
+
+
 def test_what_nobody_asks_for_is_swept_in_the_end(
     mine: Spool, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
