@@ -35,8 +35,8 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Pump; at closing, until all is acknowledged or the time is up."""
         line = self._line
-        signals.take_none()
         try:
+            signals.take_none()
             while not self._closing.is_set():
                 self._pump()
             drain(line, self._timeout)

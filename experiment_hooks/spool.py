@@ -187,7 +187,7 @@ class Folder:
             damaged,
         )
 
-    def sweep(self) -> "Swept":
+    def sweep(self) -> Swept:
         """Remove what is too old, or too much for a folder, and count what went."""
         files = []
         now = self.now()

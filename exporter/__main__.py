@@ -29,8 +29,8 @@ class Stop:
     """SIGTERM and Ctrl-C, whichever thread the system gives them to.
 
     Python's own handlers run in the main thread, but nobody wakes it where it waits for
-    a lock and another thread has taken the signal: measured, one SIGTERM of ten to a
-    busy exporter was not heard. What comes before ``wait`` is not lost either.
+    a lock and another thread has taken the signal: 29 of 450 SIGTERMs to a busy
+    exporter were not heard so. What comes before ``wait`` is not lost either.
     """
 
     def __init__(self) -> None:

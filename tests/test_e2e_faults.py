@@ -1,6 +1,6 @@
 """End to end, with things going wrong: exporters and experiments that are killed.
 
-In CI the sources of the storm pause now and then, which keeps it at a minute;
+In CI the sources of the storm pause now and then, so that it takes minutes only;
 ``EPISIGHT_STORM=1 python -m pytest -s tests/test_e2e_faults.py`` lets them end episodes
 as fast as they can.
 """
