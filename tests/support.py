@@ -181,6 +181,7 @@ def clean_environment(home: Path, extra: Mapping[str, str] = {}) -> Dict[str, st
     }
     env["XDG_STATE_HOME"] = str(home / "state")
     env["PYTHONPATH"] = str(ROOT)
+    env["PYTHONFAULTHANDLER"] = "1"  # Child.wait lets them say where they hang
     env.update(extra)
     return env
 
@@ -233,6 +234,7 @@ class Child:
         try:
             return self._process.wait(deadline)
         except subprocess.TimeoutExpired:
+            self.abort()
             raise AssertionError(
                 f"{self.command} did not end within {deadline} s:\n{self.output}"
             ) from None
@@ -247,6 +249,27 @@ class Child:
             return self.output if found else ""
 
         return eventually(written, deadline, f"{text!r} in the output")
+
+    def abort(self) -> None:
+        """End it and all that it started; each Python writes where its threads are.
+
+        faulthandler has to be on in them, as in :func:`clean_environment`.
+        """
+        for pid in self._session():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+            with contextlib.suppress(AssertionError):  # one after the other: one log
+                eventually(lambda pid=pid: pid not in self._session(), 5.0)  # type: ignore[misc]
+
+    def _session(self) -> List[int]:
+        """The processes of its session that have not ended, oldest first."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+                if state != "Z" and int(session) == self._process.pid:
+                    found.append(int(path.parent.name))
+        return sorted(found)
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""

@@ -38,3 +38,24 @@ def test_no_child_is_given_what_its_caller_has_set(
     for env in (exporter._env, clean_environment(tmp_path)):
         assert not env.keys() & CALLERS.keys()
     assert clean_environment(tmp_path, {"OTEL_X": "given"})["OTEL_X"] == "given"
+
+
+def test_who_does_not_end_says_where_it_hangs(run_python: Pythons) -> None:
+    with pytest.raises(AssertionError) as failure:
+        run_python(
+            """
+            import os, threading
+
+            def in_the_parent():
+                os.waitpid(child, 0)
+
+            def in_the_child():
+                threading.Event().wait()
+
+            child = os.fork()
+            (in_the_parent if child else in_the_child)()
+            """,
+            deadline=2.0,
+        )
+    for place in ("in_the_parent", "in_the_child"):
+        assert f" in {place}\n" in str(failure.value)
