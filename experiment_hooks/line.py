@@ -32,6 +32,8 @@ WATCHED_TICK = 0.1
 HELLO_AGAIN = 2.0
 ACK_TIMEOUT = 10.0
 LOOK_AGAIN = 0.02
+SAVED_A_SECOND = 8 * 1024 * 1024
+"""Bytes of records that a disk takes in a second, at a guess."""
 PATIENCE = 3.0
 """Seconds without an answer after which it is said, once, that nobody listens."""
 
@@ -95,6 +97,7 @@ class Line:
         self.reached = False  # a connection stood at least once, and took a message
         self.answered = False  # a welcome came at least once
         self.hurried = False  # the exit may not wait for anybody
+        self.saving = 0  # records that are left at the end, while they go to disk
 
     # --- called by any thread -----------------------------------------------------
 
@@ -140,6 +143,18 @@ class Line:
         if self._delivery is not None and self._delivery.own_left:
             return False
         return not self._window.records and not self._recorder.unsent
+
+    @property
+    def unsaved(self) -> int:
+        """How many records of this source are neither acknowledged nor on disk."""
+        return len(self._window.records) + self._recorder.unsent
+
+    @property
+    def saving_takes(self) -> float:
+        """Seconds, about, to write what is left to disk."""
+        if self._overflow is None:
+            return 0.0
+        return self._recorder.held / SAVED_A_SECOND
 
     def due(self) -> bool:
         """Whether a line without a thread wants to be pumped."""
@@ -191,13 +206,15 @@ class Line:
 
     def hang_up(self) -> None:
         """The end: what nobody took goes to disk, and it is told where that is."""
-        left = len(self._window.records) + self._recorder.unsent
+        left = self.unsaved
         kept = False
         if self._overflow is not None:
+            self.saving = left
             self._take_back()
             if self._delivery is not None:
                 self._delivery.close()
             kept = self._overflow.move_all()
+            self.saving = 0
         if not left:
             return
         where = self._kept_where() if kept else "; what they say is lost"

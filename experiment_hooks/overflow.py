@@ -2,9 +2,9 @@
 
 Called by the one that pumps the line, between two messages; never by the experiment,
 unless there is no sender thread. While nobody answers for :data:`AFTER` seconds, or as
-soon as memory is half full, the records that wait go to the spool; the totals so far,
-once a minute; at the end, all that is left. A disk that cannot be written costs a
-complaint: then records wait in memory, within its bound.
+soon as much waits, the records that wait go to the spool; the totals so far, once a
+minute; at the end, all that is left, which therefore is little. A disk that cannot be
+written costs a complaint: then records wait in memory, within its bound.
 """
 
 import time
@@ -14,12 +14,16 @@ import msgspec
 
 from experiment_hooks import wire
 from experiment_hooks.recorder import Recorder
-from experiment_hooks.spool import Spool
+from experiment_hooks.spool import SEGMENT_BYTES, Spool
 
 AFTER = 10.0
 """Seconds without an answer after which records go to disk, and between two times."""
+SILENT = 2.0
+"""Seconds without an answer after which :data:`MUCH` goes to disk."""
+MUCH = SEGMENT_BYTES
+"""Bytes of records that wait: more would hold up an exit."""
 CROWDED = 1.0
-"""Seconds between two times when memory is half full."""
+"""Seconds between two times when that much waits, or memory is half full."""
 TOTALS = 60.0
 
 Records = List[Tuple[int, bytes]]
@@ -47,6 +51,7 @@ class Overflow:
         self._hello = hello
         self._answered = now
         self._next = 0.0
+        self._next_calm = 0.0
         self._next_totals = 0.0
 
     def answered(self, now: float) -> None:
@@ -55,7 +60,14 @@ class Overflow:
 
     def due(self, now: float) -> bool:
         """Whether records should go to disk now."""
-        return now >= self._next and (self._alone(now) or self._recorder.crowded)
+        if now < self._next:
+            return False
+        if self._recorder.crowded:
+            return True
+        silent = now - self._answered
+        if silent >= SILENT and self._recorder.held >= MUCH:
+            return True
+        return self._alone(now) and now >= self._next_calm
 
     def move(self, now: float, number: int) -> bool:
         """Put what waits on disk, and the totals so far if it is time for them.
@@ -68,7 +80,7 @@ class Overflow:
             Whether that number is used.
         """
         alone = self._alone(now)
-        self._next = now + (AFTER if alone else CROWDED)
+        self._next, self._next_calm = now + CROWDED, now + AFTER
         with_totals = alone and now >= self._next_totals
         # Taken first, for that tells what is new in the schema; written last: whoever
         # reads them knows the source and its schema by then.

@@ -258,9 +258,14 @@ class Recorder:
         return self._outbox.count
 
     @property
+    def held(self) -> int:
+        """Bytes of the records that are not acknowledged, nor on disk."""
+        return self._outbox.held
+
+    @property
     def crowded(self) -> bool:
-        """Whether unsent records fill more than half of what they may."""
-        return self._outbox.held > self._max_bytes // 2
+        """Whether those fill more than half of what they may."""
+        return self.held > self._max_bytes // 2
 
     # --- episodes -----------------------------------------------------------------
 

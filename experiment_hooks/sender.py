@@ -20,6 +20,8 @@ HOPEFUL_EXIT = 1.0
 """Seconds for the handshake, at an exit, with who has accepted the connection or has
 not yet turned it away on this machine: a busy one takes longer than it should."""
 UNANSWERED_EXIT = 0.04
+SAVING_EXIT = 2.0
+"""Seconds more that an exit waits for a slow disk, where something is left to write."""
 
 
 class Sender(threading.Thread):
@@ -71,6 +73,7 @@ class Sender(threading.Thread):
             while time.monotonic() < start + exit_bound(line, timeout) + 0.3:
                 if self._done.wait(0.05):
                     break
+            self._await_disk(start + exit_bound(line, timeout) + 0.3 + SAVING_EXIT)
         except BaseException:  # a second Ctrl-C: what is left still goes to disk
             line.hurried = True
             self._closing.set()
@@ -78,6 +81,18 @@ class Sender(threading.Thread):
             self._done.wait(0.3)
             raise
         return line.idle
+
+    def _await_disk(self, until: float) -> None:
+        """What is left is being written: the process's end would cut that off."""
+        line = self._line
+        while line.saving and time.monotonic() < until:
+            self._done.wait(0.05)
+        if line.saving:
+            logger.warning(
+                "episight: the disk of the spool is too slow to wait for: of the last"
+                " %d records of this process some may be lost",
+                line.saving,
+            )
 
 
 class Inline:
@@ -135,7 +150,9 @@ def drain(line: Line, timeout: Optional[float]) -> None:
     start = time.monotonic()
     try:
         while not line.idle and not line.refused:
-            left = start + exit_bound(line, timeout) - time.monotonic()
+            bound = exit_bound(line, timeout)
+            # What may have to go to disk takes its time, too.
+            left = start + bound - min(line.saving_takes, bound) - time.monotonic()
             if left <= 0:
                 break
             line.pump(min(0.05, left))

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import experiment_hooks as eh
-from experiment_hooks import delivery, overflow, spool, spoolfile, wire
+from experiment_hooks import delivery, overflow, sender, spool, spoolfile, wire
 from experiment_hooks import line as lines
 from experiment_hooks.spool import Folder
 from experiment_hooks.testing import Listener, Source
@@ -610,6 +610,62 @@ def test_a_forked_child_has_files_of_its_own(
         forks = [one for one in listener.sources() if one.hellos[0].run == "forks"]
         assert len(forks) == 2
         assert all(map(whole, forks))
+
+
+SLOW_DISK = """
+    import os, time
+    import experiment_hooks as eh
+
+    at_once, took = os.fsync, float({takes!r})
+
+    def slowly(file):
+        time.sleep(took)
+        at_once(file)
+
+    os.fsync = slowly
+    run = eh.open_run("slow", run_id="slow")
+    for number in range(20_000):
+        run.publish_log("info", "x" * 200)
+    start = time.monotonic()
+    run.close()
+    print("TOOK", time.monotonic() - start)
+    """
+
+
+@pytest.mark.parametrize(
+    ("takes", "whole_on_disk"), [(0.2, True), (20.0, False)], ids=["slow", "hangs"]
+)
+def test_an_exit_waits_for_a_slow_disk_but_not_for_ever(
+    spool_dir: Path, run_python: Pythons, takes: float, whole_on_disk: bool
+) -> None:
+    """Five megabytes are left, and nobody listens."""
+    env = {
+        "EPISIGHT_ENDPOINT": f"tcp://127.0.0.1:{free_port()}",
+        "EPISIGHT_SPOOL_DIR": str(spool_dir),
+    }
+    said = run_python(SLOW_DISK.format(takes=takes), env=env).output
+    took = float(re.findall(r"TOOK (.*)", said)[0])
+    assert took < sender.UNANSWERED_EXIT + 0.3 + sender.SAVING_EXIT + 2.0
+    assert (records_on_disk(spool_dir) > 20_000) == whole_on_disk
+    assert ("some may be lost" not in said) == whole_on_disk
+
+
+def test_what_waits_long_goes_to_disk_before_the_end(
+    port: int, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overflow, "SILENT", 0.1)
+    monkeypatch.setattr(lines, "TICK", 0.02)
+    with eh.open_run("much") as run:
+        eventually(
+            lambda: (
+                [run.publish_log("info", "x" * 5000) for _ in range(50)]
+                and records_on_disk(spool_dir) > 200
+            )
+        )
+        eventually(lambda: run._recorder.held < overflow.MUCH)
+        little = run._recorder.held
+        run.publish_log("info", "one more")
+        assert run._recorder.held > little
 
 
 # --- what it costs -------------------------------------------------------------------

@@ -62,10 +62,11 @@ else:
 """
 
 
-def replayed(exporter: Exporter, run_python: Pythons) -> str:
-    """What ``episight replay`` says, for the experiments' own spool."""
+def all_delivered(exporter: Exporter, run_python: Pythons) -> bool:
+    """Whether ``episight replay`` finds nothing more, and leaves nothing to others."""
     cli = ROOT / "experiment_hooks" / "cli.py"
-    return run_python(cli, "replay", env=exporter.env, status=None).output
+    said = run_python(cli, "replay", env=exporter.env, status=None, deadline=PATIENCE)
+    return "nothing to deliver" in said.output and "left:" not in said.output
 
 
 def all_episodes(exporter: Exporter, run: str) -> List[Dict[str, Any]]:
@@ -110,9 +111,7 @@ def test_an_exporter_killed_at_any_moment_loses_nothing_and_counts_nothing_twice
         (tmp_path / "home").touch()
         assert child.wait(PATIENCE) == 0, child.output
         # What ended while nobody listened, and nobody has taken along.
-        eventually(
-            lambda: "nothing to deliver" in replayed(exporter, run_python), PATIENCE
-        )
+        eventually(lambda: all_delivered(exporter, run_python), PATIENCE)
         did = [
             tuple(map(int, found))
             for found in re.findall(r"DID (\d+) (\d+)", child.output)
