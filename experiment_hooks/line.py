@@ -97,7 +97,7 @@ class Line:
         self.reached = False  # a connection stood at least once, and took a message
         self.answered = False  # a welcome came at least once
         self.hurried = False  # the exit may not wait for anybody
-        self.saving = 0  # records that are left at the end, while they go to disk
+        self._saving = 0  # records that are left at the end, while they go to disk
 
     # --- called by any thread -----------------------------------------------------
 
@@ -146,8 +146,10 @@ class Line:
 
     @property
     def unsaved(self) -> int:
-        """How many records of this source are neither acknowledged nor on disk."""
-        return len(self._window.records) + self._recorder.unsent
+        """How many records of this source could be on disk, and are not yet."""
+        if self._overflow is None:
+            return 0
+        return self._saving or self._left
 
     @property
     def saving_takes(self) -> float:
@@ -206,15 +208,15 @@ class Line:
 
     def hang_up(self) -> None:
         """The end: what nobody took goes to disk, and it is told where that is."""
-        left = self.unsaved
+        left = self._left
         kept = False
         if self._overflow is not None:
-            self.saving = left
+            self._saving = left
             self._take_back()
             if self._delivery is not None:
                 self._delivery.close()
             kept = self._overflow.move_all()
-            self.saving = 0
+            self._saving = 0
         if not left:
             return
         where = self._kept_where() if kept else "; what they say is lost"
@@ -228,6 +230,10 @@ class Line:
                 left,
                 where,
             )
+
+    @property
+    def _left(self) -> int:
+        return len(self._window.records) + self._recorder.unsent
 
     def _kept_where(self) -> str:
         """Where records go that nobody takes, as far as that is possible."""

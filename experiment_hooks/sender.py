@@ -84,14 +84,14 @@ class Sender(threading.Thread):
 
     def _await_disk(self, until: float) -> None:
         """What is left is being written: the process's end would cut that off."""
-        line = self._line
-        while line.saving and time.monotonic() < until:
-            self._done.wait(0.05)
-        if line.saving:
+        while self._line.unsaved and time.monotonic() < until:
+            if self._done.wait(0.05):
+                return
+        if self._line.unsaved and not self._done.is_set():
             logger.warning(
                 "episight: the disk of the spool is too slow to wait for: of the last"
                 " %d records of this process some may be lost",
-                line.saving,
+                self._line.unsaved,
             )
 
 
