@@ -1,43 +1,37 @@
-"""What a hook call costs the experiment: ``python -m benchmarks.hooks``.
+"""What a hook call costs the experiment: ``python -m benchmarks hooks``.
 
 Run by hand, from the checkout, on each Python: the hooks support 3.8, so does this.
 
 Rules of this measurement:
 
-- A table of nanoseconds a call on the experiment's own thread: the median over rounds,
-  each of many calls; the empty loop's cost is taken off. What is measured alternates
-  within a round, so that a busy moment of the machine falls on all of it.
+- Nanoseconds a call on the experiment's own thread: the median over rounds, each of
+  many calls; the empty loop's cost is taken off. What is measured alternates within a
+  round, so that a busy moment of the machine falls on all of it.
 - An exporter is there (``experiment_hooks.testing.Listener``, in a process of its own)
-  unless a line says that there is none.
-- Peers are measured in the same rounds: one ``json.dumps`` of a state of 10 fields with
-  a PUB send, with a subscriber that reads it; OpenTelemetry's ``counter.add`` and
-  prometheus_client where they are installed.
+  unless a line says that there is none; ``watched`` is one with a person at the page.
+- Peers are measured in the same rounds (:mod:`benchmarks.peers`), as far as they are
+  installed: ``pip install -e ".[benchmarks]"``. Their ratio is to our step with a state
+  and 20 scores: it counts, fills the duration's histogram, and keeps the newest state.
 - ``hello to close`` is a process of its own: from ``open_run`` to the end of ``close``,
   imports not counted.
 """
 
 import argparse
-import json
+import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
-
-import msgspec
-import zmq
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import experiment_hooks as eh
+from benchmarks.lines import STATE, Line, looped, measure
+from benchmarks.peers import peer_lines
+from benchmarks.table import machine, say, table
 
-STATE = {
-    "step": 17, "object": "mug", "position": [0.125, -0.5, 1.75], "reward": 0.25,
-    "done": False, "mode": "explore", "distance": 0.015625, "evidence": 12.5,
-    "action": "rotate", "temperature": 300.5,
-}  # fmt: skip
 SCORES_20 = {f"hypothesis_{n}": n / 20 for n in range(20)}
 SCORES_77 = {f"hypothesis_{n}": n / 77 for n in range(77)}
 GOALS = {
@@ -54,39 +48,22 @@ GOALS = {
 }
 """Nanoseconds on Python 3.11 and later, and on 3.8."""
 
-Loop = Callable[[int], None]
-
-
-class Line(NamedTuple):
-    """One thing to measure: a function that does it so many times in a round."""
-
-    name: str
-    loop: Loop
-    calls: int
-
-
-def looped(body: str, **names: Any) -> Loop:
-    """A function that does ``body`` so many times, without a call of ours around it."""
-    lines = "\n        ".join(body.splitlines())
-    given = ", ".join(names)
-    code = f"def make({given}):\n def loop(n):\n    for _ in range(n):\n        {lines}"
-    space: Dict[str, Any] = {}
-    exec(f"{code}\n return loop", space)
-    found: Loop = space["make"](**names)
-    return found
-
-
 # --- what is measured ----------------------------------------------------------------
 
 
-def our_lines(run: eh.Run, alone: eh.Run, taken: eh.Run) -> Iterator[Line]:
-    """The hooks; ``alone`` is a run without an exporter, ``taken`` one by itself."""
+def our_lines(watching: str) -> Iterator[Line]:
+    """The hooks; ``watching`` is the endpoint of an exporter that watches all runs."""
+    alone = opened("alone", "tcp://127.0.0.1:9")
+    run, taken = opened("benchmark"), opened("taken")
     step = run.episode().step
     yield Line("step", looped("step()", step=step), 20_000)
     both = looped("step(state, scores)", step=step, state=STATE, scores=SCORES_20)
     yield Line("step, state and 20 scores", both, 20_000)
     unheard = alone.episode().step
     yield Line("step, no exporter", looped("step()", step=unheard), 20_000)
+    seen = opened("seen", watching).episode().step
+    given = {"step": seen, "state": STATE, "scores": SCORES_20}
+    yield Line("the same, watched", looped("step(state, scores)", **given), 20_000)
     for name, endpoint in (("", None), (", no exporter", "tcp://127.0.0.1:9")):
         inline = opened(f"inline{name[5:]}", endpoint, thread=False).episode().step
         yield Line(f"step, thread off{name}", looped("step()", step=inline), 5000)
@@ -141,70 +118,7 @@ def disabled_lines() -> Iterator[Line]:
     run.close()
 
 
-def peer_lines(context: Any) -> Iterator[Line]:
-    """What the same would cost with other means."""
-    pub, sub = context.socket(zmq.PUB), context.socket(zmq.SUB)
-    port = pub.bind_to_random_port("tcp://127.0.0.1")
-    sub.connect(f"tcp://127.0.0.1:{port}")
-    sub.setsockopt(zmq.SUBSCRIBE, b"")
-    while not sub.poll(10):
-        pub.send(b"there?")
-    given = {"send": pub.send, "dumps": json.dumps, "state": STATE}
-    body = "send(dumps(state).encode(), 1)"
-    yield Line("json.dumps + PUB send", looped(body, **given), 500)
-    encode = msgspec.msgpack.Encoder().encode
-    packed = looped("send(encode(s), 1)", send=pub.send, encode=encode, s=STATE)
-    yield Line("msgspec + PUB send", packed, 500)
-    yield from prometheus_lines()
-    yield from opentelemetry_lines()
-
-
-def prometheus_lines() -> Iterator[Line]:
-    """Nothing where it is not installed."""
-    try:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
-    except ImportError:
-        return
-    registry = CollectorRegistry()
-    wins = Counter("wins", "Help.", registry=registry)
-    seconds = Histogram("seconds", "Help.", registry=registry)
-    yield Line("prometheus_client inc", looped("inc()", inc=wins.inc), 5000)
-    observed = looped("observe(0.5)", observe=seconds.observe)
-    yield Line("prometheus_client observe", observed, 5000)
-
-
-def opentelemetry_lines() -> Iterator[Line]:
-    """Nothing where it is not installed."""
-    try:
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    except ImportError:
-        return
-    provider = MeterProvider([InMemoryMetricReader()])
-    wins = provider.get_meter("benchmark").create_counter("wins")
-    given = {"add": wins.add, "labels": {"mode": "eval"}}
-    yield Line("OpenTelemetry counter.add", looped("add(1, labels)", **given), 2000)
-
-
 # --- measuring -----------------------------------------------------------------------
-
-
-def measure(lines: List[Line], rounds: int) -> Dict[str, float]:
-    """The median nanoseconds of one call of each."""
-    empty = looped("pass")
-    found: Dict[str, List[float]] = {line.name: [] for line in lines}
-    clock = time.perf_counter
-    for number in range(rounds + 1):
-        for line in lines:
-            start = clock()
-            empty(line.calls)
-            middle = clock()
-            line.loop(line.calls)
-            end = clock()
-            if number:  # the first warms up
-                spent = (end - middle) - (middle - start)
-                found[line.name].append(spent / line.calls * 1e9)
-    return {name: statistics.median(all_) for name, all_ in found.items()}
 
 
 SHORT = """
@@ -236,11 +150,15 @@ def hello_to_close(endpoint: str, times: int, **environ: str) -> Tuple[float, fl
 class ListenerProcess:
     """A listener that does not share our interpreter's lock."""
 
+    def __init__(self, watching: bool = False) -> None:
+        self._watching = watching
+
     def __enter__(self) -> str:
         code = (
             "from experiment_hooks.testing import Listener\n"
             "import sys\n"
             "with Listener() as listener:\n"
+            f"    listener.watch({self._watching})\n"
             "    print(listener.endpoint, flush=True)\n"
             "    sys.stdin.read()\n"
         )
@@ -258,82 +176,71 @@ class ListenerProcess:
         self._process.communicate()
 
 
-# --- the table -----------------------------------------------------------------------
+# --- the tables ----------------------------------------------------------------------
 
 
-def machine() -> str:
-    """Processor, and versions of all that takes part."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = f"{len(names)} x {names[0].split(':')[1].strip()}" if names else cpu
-    versions = [f"Python {platform.python_version()}", f"msgspec {msgspec.__version__}"]
-    versions += [f"pyzmq {zmq.__version__}", f"episight {eh.__version__}"]
-    return f"{cpu}; {', '.join(versions)}"
-
-
-def say(line: str = "") -> None:
-    """One line of the output, at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def show(found: Dict[str, float]) -> None:
-    """The lines with their goals, and the ratios that are promised."""
+def show(found: Dict[str, float], peers: List[str]) -> None:
+    """Ours with their goals; then the peers, as ratios to our step."""
     old = sys.version_info < (3, 11)
-    say(f"| {'call':27} | {'ns':>9} | {'goal':>8} |      |")
-    say(f"|{'-' * 29}|{'-' * 10}:|{'-' * 9}:|------|")
+    rows = []
     for name, spent in found.items():
         goal = GOALS.get(name, (0, 0))[old]
         verdict = "" if not goal else ("ok" if spent <= goal else "MISS")
-        say(f"| {name:27} | {spent:9,.0f} | {goal or '':>8} | {verdict:4} |")
+        if name not in peers:
+            rows.append([name, f"{spent:,.0f}", f"{goal:,}" if goal else "", verdict])
+    table(("call", "ns", "goal", ""), rows)
     say()
     step = found["step, state and 20 scores"]
-    for peer in ("json.dumps + PUB send", "OpenTelemetry counter.add"):
-        if peer in found:
-            ratio = found[peer] / step
-            verdict = "ok" if ratio >= 8 else "MISS"
-            say(f"a step is {ratio:.1f} times cheaper than {peer} (goal: 8; {verdict})")
+    table(
+        ("instead of a step", "ns", "times ours"),
+        ([name, f"{found[name]:,.0f}", f"{found[name] / step:,.1f}"] for name in peers),
+    )
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    """Measures, and prints a table."""
-    with tempfile.TemporaryDirectory() as spool:
-        os.environ["EPISIGHT_SPOOL_DIR"] = spool  # for what nobody takes
-        _main(arguments)
-
-
-def _main(arguments: Optional[List[str]]) -> None:
+    """Measures, and prints the tables."""
     parser = argparse.ArgumentParser(description="What a hook call costs.")
     parser.add_argument("--rounds", type=int, default=31, metavar="N")
+    parser.add_argument("--tiny", action="store_true", help="only see that it runs")
     options = parser.parse_args(arguments)
-    say(machine())
-    say(f"medians of {options.rounds} rounds, on the experiment's own thread")
-    say()
-    context: Any = zmq.Context()
-    with ListenerProcess() as endpoint:
+    rounds, processes = (1, 1) if options.tiny else (options.rounds, 15)
+    logging.basicConfig(level=logging.ERROR)  # not the pages' addresses
+    with ExitStack() as stack:
+        # For what nobody takes.
+        spool = stack.enter_context(tempfile.TemporaryDirectory())
+        os.environ["EPISIGHT_SPOOL_DIR"] = spool
+        endpoint = stack.enter_context(ListenerProcess())
+        watching = stack.enter_context(ListenerProcess(watching=True))
         os.environ["EPISIGHT_ENDPOINT"] = endpoint
-        alone = opened("alone", "tcp://127.0.0.1:9")
-        run, taken = opened("benchmark"), opened("taken")
-        lines = [
-            *our_lines(run, alone, taken),
-            *disabled_lines(),
-            *peer_lines(context),
-        ]
-        show(measure(lines, options.rounds))
-        while eh.current_run() is not None:
-            eh.current_run().close(timeout=0.2)
-        for name, environ in (("", {}), (", thread off", {"EPISIGHT_THREAD": "0"})):
-            median, worst = hello_to_close(endpoint, 15, **environ)
-            verdict = "ok" if median <= 10 else "MISS"
-            say(
-                f"hello to close of a short process{name}: {median:.1f} ms, at worst "
-                f"{worst:.1f} ms (goal: 10; {verdict})"
-            )
-    median, worst = hello_to_close("tcp://127.0.0.1:9", 5)
-    say(f"the same with nobody there: {median:.0f} ms, at worst {worst:.0f} ms")
-    context.destroy(linger=0)
+        ours = [*our_lines(watching), *disabled_lines()]
+        others = list(peer_lines(stack))
+        say(machine("prometheus_client", "opentelemetry-sdk", "statsd", "tensorboardX",
+                    "wandb"))  # fmt: skip
+        say(f"medians of {rounds} rounds, nanoseconds on the experiment's own thread")
+        say()
+        show(measure([*ours, *others], rounds), [line.name for line in others])
+        close_all()
+        say()
+        table(("hello to close", "ms", "at worst", "goal"), lives(endpoint, processes))
+
+
+def close_all() -> None:
+    """Close what was opened for measuring."""
+    run = eh.current_run()
+    while run is not None:
+        run.close(timeout=0.2)
+        run = eh.current_run()
+
+
+def lives(endpoint: str, times: int) -> Iterator[List[str]]:
+    """Rows for the whole life of a short process."""
+    for name, where, environ, goal in (
+        ("a short process", endpoint, {}, 10),
+        ("with thread off", endpoint, {"EPISIGHT_THREAD": "0"}, 10),
+        ("nobody there", "tcp://127.0.0.1:9", {}, 50),
+    ):
+        median, worst = hello_to_close(where, times, **environ)
+        yield [name, f"{median:.1f}", f"{worst:.1f}", f"{goal}"]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What Episight costs, measured beside what people would use instead; run by hand."""
