@@ -350,8 +350,7 @@ class Listener:
                 ready = dict(poller.poll(1000))
                 if self._wake_read.fileno() in ready:
                     self._wake_read.recv(4096)
-                while self._orders:
-                    self._orders.popleft()()
+                self._obey()
                 if self._socket in ready:
                     self._receive()
         finally:
@@ -366,6 +365,10 @@ class Listener:
     def _order(self, order: Callable[[], object]) -> None:
         self._orders.append(lambda: self._locked(order))
         self._wake()
+
+    def _obey(self) -> None:
+        while self._orders:
+            self._orders.popleft()()
 
     def _locked(self, order: Callable[[], object]) -> None:
         with self._changed:
@@ -384,6 +387,7 @@ class Listener:
                 connection, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.ZMQError:
                 return
+            self._obey()  # what was ordered before this was sent comes before it
             with self._changed:
                 self._handle(connection, parts)
                 self._changed.notify_all()

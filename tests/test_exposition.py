@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Exemplar as TheirExemplar
 from prometheus_client.utils import floatToGoString
 
-from benchmarks.scrape import Subject
+from benchmarks.writing import Subject
 from exporter.exposition import (
     CONTENT_TYPE_OPENMETRICS,
     CONTENT_TYPE_TEXT,
