@@ -89,8 +89,8 @@ class Sender(threading.Thread):
                 return
         if self._line.unsaved and not self._done.is_set():
             logger.warning(
-                "episight: the disk of the spool is too slow to wait for: of the last"
-                " %d records of this process some may be lost",
+                "episight: of the last %d records of this process some may be lost:"
+                " they were not written to the spool's disk in time",
                 self._line.unsaved,
             )
 
