@@ -177,7 +177,7 @@ else
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
     if [ -n "$have_main" ]; then
-        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 2 --dist loadfile
+        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 --dist loadfile
     fi
     # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
     if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then

@@ -1,9 +1,9 @@
 """Fixtures for all tests; the work is done in ``support.py``.
 
 On a Python below 3.11 only the hooks' tests are collected: a file that imports what
-needs a newer one, itself or by a module of the tests that it imports, is left out. So
-are, on all but 3.11, the tests of what chooses its own Pythons, and of faults that take
-long: once is enough.
+needs a newer one, itself or by a module of the tests that it imports, is left out. And
+what takes long and says little about the Python that it runs on is run once: partly on
+3.11, partly on the newest one where ``test.sh`` has found that, too.
 """
 
 import itertools
@@ -27,15 +27,27 @@ _NEWER = (
 )
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
-_ONCE = {
+_ON_3_11 = {
     "test_e2e_disk.py",
     "test_e2e_faults.py",
+    "test_e2e_lastseen.py",
+    "test_e2e_life.py",
     "test_e2e_network.py",
+    "test_e2e_stores.py",
     "test_e2e_traces.py",
     "test_e2e_verdicts.py",
     "test_environment_sh.py",
+    "test_flooded.py",
     "test_run_sh.py",
     "test_wheel.py",
+}
+_ON_THE_NEWEST = {
+    "test_experiments.py",
+    "test_keys.py",
+    "test_live_page.py",
+    "test_salvage.py",
+    "test_settings_exporter.py",
+    "test_strangers.py",
 }
 
 
@@ -67,7 +79,11 @@ def _needs_newer(path: Path, seen: Set[Path]) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path) -> Optional[bool]:
-    if collection_path.name in _ONCE and support.THIS != "3.11":
+    name = collection_path.name
+    if name in _ON_3_11 and support.THIS != "3.11":
+        return True
+    newest_too = bool(os.environ.get("TEST_PYTHON_NEWEST"))
+    if name in _ON_THE_NEWEST and support.THIS == "3.11" and newest_too:
         return True
     if support.RUNS_EXPORTER or collection_path.suffix != ".py":
         return None

@@ -49,6 +49,7 @@ NEWEST = "newest"
 THIS = ".".join(str(number) for number in sys.version_info[:2])
 """The version of the Python that runs the tests."""
 RUNS_EXPORTER = sys.version_info >= (3, 11)
+once = pytest.mark.skipif(THIS != "3.11", reason="it takes long: run once, on 3.11")
 
 T = TypeVar("T")
 

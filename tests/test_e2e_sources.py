@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from experiment_hooks import wire
-from tests.support import Exporter, Pythons, clean_environment, eventually
+from tests.support import Exporter, Pythons, clean_environment, eventually, once
 
 # Prepended to what has to wait for the test: a file that it makes.
 WAITING = """
@@ -233,6 +233,7 @@ def a_hundred(directory: Path, env: Dict[str, str]) -> None:
     assert waiting.pop().wait(30) == 0
 
 
+@once
 def test_a_hundred_short_processes_are_one_run_where_they_share_an_id(
     exporter_process: Callable[..., Exporter], tmp_path: Path
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_hundred_short_processes_are_one_run_where_they_share_an_id(
     eventually(lambda: exporter.run("many")["state"] == "completed")
 
 
+@once
 def test_a_hundred_short_processes_are_a_hundred_runs_where_they_share_none(
     exporter_process: Callable[..., Exporter], tmp_path: Path
 ) -> None:
