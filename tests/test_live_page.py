@@ -266,13 +266,16 @@ def test_between_sources_one_switches_and_the_page_never_does(
 ) -> None:
     exporter = exporter_process()
     code = """
-        import subprocess, sys, time
+        import pathlib, subprocess, sys, time
         import experiment_hooks as eh
+        begun = pathlib.Path("begun")
         with eh.open_run("two", run_id="two") as run:
             if len(sys.argv) < 2:
                 child = subprocess.Popen([sys.executable, __file__, "child"])
-                time.sleep(1.0)
+                while not begun.exists():
+                    time.sleep(0.02)
             with run.episode(target=sys.argv[-1][-5:]) as ep:
+                begun.touch()
                 while True:
                     ep.step(state={"who": sys.argv[-1][-5:]})
                     time.sleep(0.02)
