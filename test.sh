@@ -170,14 +170,15 @@ else
     else
         missing_part "shellcheck" "it is not installed"
     fi
+    by_file=(--dist loadfile --no-loadscope-reorder) # in the order of conftest.py
     if [ -n "$have_old" ]; then tests_beside 3.8 "$old"; fi
     if [ -n "$have_newest" ]; then
-        tests "$newest" "$newest_environment" -n 2 --dist loadfile
+        tests "$newest" "$newest_environment" -n 2 "${by_file[@]}"
     fi
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
     if [ -n "$have_main" ]; then
-        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 --dist loadfile
+        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 "${by_file[@]}"
     fi
     # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
     if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then

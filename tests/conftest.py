@@ -90,6 +90,13 @@ def pytest_ignore_collect(collection_path: Path) -> Optional[bool]:
     return True if _needs_newer(collection_path, set()) else None
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """What takes long begins first, so that no worker is left alone with it."""
+    long = {*_ON_3_11, *_ON_THE_NEWEST, "test_benchmarks.py", "test_e2e_sources.py"}
+    items.sort(key=lambda item: item.path.name not in long)
+
+
 # --- logs of what failed -------------------------------------------------------------
 
 _logs = pytest.StashKey[List[Path]]()
