@@ -256,14 +256,22 @@ def test_a_damaged_journal_is_set_aside_and_experiments_go_on(
     tmp_path: Path,
 ) -> None:
     exporter = exporter_process()
+    # Episode 500, which will be spoiled, is not committed together with the first 400.
     code = """
+import pathlib, sys, time
 import experiment_hooks as eh
 with eh.open_run("many", run_id="many") as run:
     for index in range(900):
+        while index == 400 and not pathlib.Path(sys.argv[1]).exists():
+            time.sleep(0.01)
         with run.episode(mode="eval", index=index) as ep:
             ep.finish(outcome="correct")
 """
-    run_python(code, env=exporter.env)
+    go_on = tmp_path / "go on"
+    many = run_python.start(code, str(go_on), env=exporter.env)
+    eventually(lambda: exporter.run("many")["modes"]["eval"]["episodes"] == 400)
+    go_on.touch()
+    assert many.wait() == 0, many.output
     assert wholly(exporter, "many") == {"episodes": 900, "missing": 0}
     busy = run_python.start(BUSY, env=exporter.env)
     grown(exporter, {}, within=15)
