@@ -254,9 +254,17 @@ class Child:
     def abort(self) -> None:
         """End it and all that it started; each Python writes where its threads are.
 
-        faulthandler has to be on in them, as in :func:`clean_environment`.
+        faulthandler has to be on in them, as in :func:`clean_environment`. Where there
+        is a gdb it tells of C too: a process may hang where Python has no frame left.
         """
-        for pid in self._session():
+        session = self._session()
+        gdb = shutil.which("gdb")
+        for pid in session if gdb else []:
+            command = [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all bt"]
+            hung = contextlib.suppress(subprocess.TimeoutExpired)
+            with hung, self.log.open("a") as log:
+                subprocess.run(command, check=False, stdout=log, timeout=20)
+        for pid in session:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
             with contextlib.suppress(AssertionError):  # one after the other: one log
