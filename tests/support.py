@@ -263,7 +263,7 @@ class Child:
             command = [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all bt"]
             hung = contextlib.suppress(subprocess.TimeoutExpired)
             with hung, self.log.open("a") as log:
-                subprocess.run(command, check=False, stdout=log, timeout=20)
+                subprocess.run(command, check=False, stdout=log, stderr=log, timeout=20)
         for pid in session:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)

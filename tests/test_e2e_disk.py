@@ -269,9 +269,9 @@ with eh.open_run("many", run_id="many") as run:
 """
     go_on = tmp_path / "go on"
     many = run_python.start(code, str(go_on), env=exporter.env)
-    eventually(lambda: exporter.run("many")["modes"]["eval"]["episodes"] == 400)
+    eventually(lambda: wholly(exporter, "many")["episodes"] == 400, 30)
     go_on.touch()
-    assert many.wait() == 0, many.output
+    assert many.wait(60) == 0, many.output
     assert wholly(exporter, "many") == {"episodes": 900, "missing": 0}
     busy = run_python.start(BUSY, env=exporter.env)
     grown(exporter, {}, within=15)

@@ -172,7 +172,9 @@ def test_experiments_killed_at_any_moment_are_lost_and_their_traces_closed(
         for name in names:
             child = run_python.start(VICTIM, name, env=exporter.env)
             child.wait_for("WORKS")
-            eventually(lambda one=name: exporter.run(one)["modes"]["eval"]["episodes"])
+            eventually(
+                lambda one=name: exporter.value("experiment_episodes_total", run=one)
+            )
             time.sleep(chance.uniform(0.0, 0.3))  # any moment is meant
             told[name] = exporter.run(name)["modes"]["eval"]["episodes"]
             child.kill()
@@ -194,7 +196,10 @@ def test_experiments_killed_at_any_moment_are_lost_and_their_traces_closed(
             lost += found
         assert lost, "of six, none was killed in an episode"
         # Thousands of traces may wait before those that were closed last.
-        eventually(lambda: exporter.value("episight_spans_pending") == 0, 60)
+        traces = {one["trace_id"] for one in lost}
+        sink.wait_for(
+            lambda sink: traces <= {root.trace_id for root in sink.named("episode")}, 60
+        )
         roots = sink.named("episode")
         for one in lost:
             assert one["error"]["type"] == "source_lost"
