@@ -8,7 +8,8 @@ Run by hand, from the checkout, on Linux. Rules of this measurement:
   themselves, and their samples change every value of 50 series.
 - ``CPU`` is all that the exporter's process uses, as a share of one core, while a
   second's samples are spread over the second. ``answered`` is how long after its
-  sending a sample is acknowledged. It keeps up where it has received all that was sent.
+  sending a sample is acknowledged (every second one is). It keeps up where it has
+  received all that was sent.
 - Records are whole episodes (started and ended, with phases and results), as fast as
   they are acknowledged, which is after the commit.
 - The peer of samples is what sends a message for each event: a PULL socket, JSON, one
@@ -58,7 +59,7 @@ UNDER_WAY = 2
 
 
 class Answers:
-    """How long after their sending the samples of some connections are answered."""
+    """How long some connections wait for an answer to a sample: every second one."""
 
     def __init__(self, connections: list[Connection]) -> None:
         self.seconds: list[float] = []
@@ -67,7 +68,7 @@ class Answers:
             one.on_message = self._came
 
     def sent(self, connection: Connection) -> None:
-        self._sent.setdefault(connection, time.monotonic())
+        self._sent[connection] = time.monotonic()
 
     def _came(self, connection: Connection, parts: list[bytes]) -> None:
         ack = acknowledged(parts)

@@ -4,6 +4,7 @@ The only module that imports Hydra. Exit status: 0 after SIGTERM or Ctrl-C, 2 wh
 cannot start (one line says what to change).
 """
 
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,11 @@ from exporter.settings import Settings, SettingsError
 # In a wheel the configuration lies beside this file; in a checkout in its own folder.
 _HERE = Path(__file__).resolve().parent
 _CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+
+
+# Nearly all that the exporter makes is free of cycles and freed at once: looking for
+# them among what lives took a fifth of the writer's time at 10,000 sources.
+_COLLECT_AT = (50_000, 20, 100)
 
 
 class Stop:
@@ -62,6 +68,7 @@ def run(config: DictConfig) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    gc.set_threshold(*_COLLECT_AT)
     try:
         values = OmegaConf.to_container(config, resolve=True)
         settings = Settings.of(values)  # type: ignore[arg-type]

@@ -71,7 +71,8 @@ def check_sample(sample: wire.Sample) -> None:
     """Raises MalformedError for a sample that could not be folded or shown."""
     check_time(sample.progress)
     check_totals(sample.totals)
-    _check_dropped(sample.dropped)
+    if sample.dropped:
+        _check_dropped(sample.dropped)
     _check_names("a mode", sample.epochs)
     for shown in sample.open:
         _check_number(shown.number)

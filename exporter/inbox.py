@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from experiment_hooks import wire
 from exporter.runs import SKEW_SHOWN
@@ -34,6 +35,9 @@ class Peer:
     before: float = math.inf
     window_ends: float = 0.0
     probed: float = 0.0
+    sampled: int = 0
+    """The number of its newest sample, and the newest that was acknowledged."""
+    answered: int = 0
 
     @property
     def skew(self) -> float:
@@ -54,8 +58,7 @@ class Peer:
             self.window_ends = now + OFFSET_WINDOW
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """One record that came, not yet committed."""
 
     peer: Peer
@@ -65,8 +68,7 @@ class Arrival:
     received: float
 
 
-@dataclass(frozen=True, slots=True)
-class Newest:
+class Newest(NamedTuple):
     """A source's newest sample.
 
     ``received`` is when it was true, by the exporter's clock: when it came, or, of one

@@ -40,6 +40,10 @@ class State:
         self.lock = threading.RLock()
         self.runs: dict[str, Run] = {}
         self.sources: dict[bytes, tuple[Run, Source]] = {}
+        # What is looked at each second: those that have not closed, and those that
+        # have and are not folded yet. The others may be many.
+        self._open: dict[bytes, tuple[Run, Source]] = {}
+        self._to_fold: dict[bytes, tuple[Run, Source]] = {}
         self._placed: dict[bytes, str] = {}
         self._owners: dict[str, bytes] = {}
         # Owners that go on with a run, and such of which somebody delivers what they
@@ -173,7 +177,8 @@ class State:
             )
             found = Source(blank, at)
             run.sources[record.source] = found
-            self.sources[record.source] = (run, found)
+            known = (run, found)
+            self.sources[record.source] = self._open[record.source] = known
         return found
 
     def _source_opened(
@@ -224,6 +229,8 @@ class State:
         source.sample = None
         source.lost_at = None
         source.closed = _closing(record, at)
+        if self._open.pop(source.id, None) is not None:
+            self._to_fold[source.id] = (run, source)
 
     def _schema(self, run: Run, source: Source, record: wire.Schema, at: float) -> None:
         source.schemas.append(record)
@@ -327,9 +334,11 @@ class State:
 
     def clock_is(self, now: float) -> None:
         """Nothing that lives is of the future: the clock may have been set back."""
-        for run, source in self.open_sources():
+        for run in {id(run): run for run, _ in self._open.values()}.values():
             run.clock_is(now)
-            source.opened_at = min(source.opened_at, now)
+        for _, source in self._open.values():
+            if source.opened_at > now:
+                source.opened_at = now
 
     def source_lost(self, source_id: bytes, at: float, announced: int = 0) -> None:
         """A source is lost, after so many records as far as is known."""
@@ -351,18 +360,17 @@ class State:
 
     def fold_ended(self, now: float) -> None:
         """Fold sources that ended long enough ago into their run's base."""
-        for run in self.runs.values():
-            for source in run.sources.values():
-                if source.folded or source.closed is None or source.counts_as_live(now):
-                    continue
-                # Unless a part of the schema is still to come.
-                if len(source.totals) == source.schema.width:
-                    run.base.fold(
-                        Contribution(source.name, source.schema, source.totals, False)
-                    )
-                    source.folded = True
-                    source.totals = ()
-                    source.schema = NO_SCHEMA
+        for run, source in [*self._to_fold.values()]:
+            # Unless a part of the schema is still to come.
+            whole = len(source.totals) == source.schema.width
+            if whole and not source.counts_as_live(now):
+                run.base.fold(
+                    Contribution(source.name, source.schema, source.totals, False)
+                )
+                del self._to_fold[source.id]
+                source.folded = True
+                source.totals = ()
+                source.schema = NO_SCHEMA
 
     def heard_before(self, source_id: bytes, received: Ranges) -> None:
         """Records of a source that came before its run was deleted, and are gone."""
@@ -376,6 +384,8 @@ class State:
         """Forget everything, to be folded anew."""
         self.runs.clear()
         self.sources.clear()
+        self._open.clear()
+        self._to_fold.clear()
         self._placed.clear()
         self._owners.clear()
         self.exemplar_clock = 0.0
@@ -393,18 +403,15 @@ class State:
         for one in run.sources.values() if run else ():
             self.dropped_before.update(one.dropped)
         for source in run.sources if run else ():
-            self.sources.pop(source, None)
+            for known in (self.sources, self._open, self._to_fold):
+                known.pop(source, None)
             self._placed.pop(source, None)
             self._resumers.discard(source)
             self._left_behind.discard(source)
 
     def open_sources(self) -> Iterable[tuple[Run, Source]]:
         """Sources that have not closed."""
-        return [
-            (run, source)
-            for run, source in self.sources.values()
-            if source.closed is None
-        ]
+        return [*self._open.values()]
 
 
 def _earlier(one: Source, other: Source) -> bool:

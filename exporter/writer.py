@@ -514,6 +514,8 @@ def _key(settled: tuple[Peer, int]) -> tuple[bytes, int]:
 
 
 def _totals(run: Run, source: bytes, newest: Newest) -> Totals:
-    # The moment is for who looks now; what is committed are the totals.
-    slim = msgspec.structs.replace(newest.sample, moments=(), streams={})
-    return Totals(run.id, source, newest.received, wire.encode(slim))
+    sample = newest.sample
+    if sample.moments or sample.streams:
+        # The moment is for who looks now; what is committed are the totals.
+        sample = msgspec.structs.replace(sample, moments=(), streams={})
+    return Totals(source, run.id, newest.received, wire.encode(sample))

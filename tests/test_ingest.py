@@ -14,7 +14,7 @@ from experiment_hooks import wire
 from exporter import inbox
 from exporter import ingest as module
 from exporter.inbox import Inbox, Newest
-from exporter.ingest import Ingest
+from exporter.ingest import ANSWERED_EACH, Ingest
 from tests.making import Teller, sample
 from tests.support import eventually
 
@@ -371,16 +371,52 @@ def test_when_too_much_waits_records_are_deferred_and_not_acknowledged(
 # --- samples ----------------------------------------------------------------------
 
 
-def test_of_samples_the_newest_is_kept_and_each_is_acknowledged(bench: Bench) -> None:
+def test_of_samples_the_newest_is_kept(bench: Bench) -> None:
     raw, _ = bench.source()
     for number in (1, 3, 2):
         raw.say(sample(number, [float(number)]))
-        assert raw.expect(wire.Ack).sample == number
     eventually(lambda: bench.ingest.counts.dropped["replaced"] == 2)
     (found,) = bench.inbox.take_samples().values()
     assert found.sample.number == 3
     assert bench.inbox.take_samples() == {}
     assert bench.samples == []
+
+
+def test_every_second_sample_is_acknowledged(bench: Bench) -> None:
+    raw, _ = bench.source()
+    for number in range(1, 8):
+        raw.say(sample(number))
+    assert [raw.expect(wire.Ack).sample for _ in range(4)] == [1, 3, 5, 7]
+    # A source may have CREDIT of them under way: it never waits for the next answer.
+    assert ANSWERED_EACH < wire.CREDIT
+
+
+def test_a_sample_that_stays_the_last_is_acknowledged_a_little_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK", 0.02)
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    raw, _ = bench.source()
+    raw.say(sample(1))
+    raw.say(sample(2))
+    assert [raw.expect(wire.Ack).sample for _ in range(2)] == [1, 2]
+    assert isinstance(raw.receive(), wire.Ping), "there is nothing more to be told"
+
+
+def test_where_much_comes_it_is_gathered_and_nothing_is_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK", 0.02)
+    monkeypatch.setattr(module, "BUSY", 0)
+    raw, teller = bench.source()
+    answered = 0
+    for number in range(1, 300):
+        raw.say(sample(number))
+        raw.tell(teller.log("a line"))
+        if number % 2:
+            answered = raw.expect(wire.Ack).sample
+    assert answered == 299
+    assert len(bench.arrivals(299)) == 299
 
 
 def test_a_sample_with_something_to_see_is_shown_at_once(bench: Bench) -> None:
@@ -657,8 +693,9 @@ def test_one_that_does_not_read_holds_up_nobody(bench: Bench) -> None:
     for number in range(1, 100):
         for _ in range(200):
             bench.ingest.command(stuck.id, order)
-        other.say(sample(number))
-        assert other.expect(wire.Ack).sample == number
+        newest = 1 + ANSWERED_EACH * number
+        other.say(sample(newest))
+        assert other.expect(wire.Ack).sample == newest
         if bench.ingest.counts.dropped["slow_source"]:
             break
     assert bench.ingest.counts.dropped["slow_source"]

@@ -102,7 +102,7 @@ def test_a_commit_is_all_or_nothing(journal: Journal, reader: Reader) -> None:
     first = teller.opened()
     journal.commit(batch(first))
     again = batch(teller.started(), teller.ended(), first)
-    again.totals.append(Totals("run", teller.id, NOON, b""))
+    again.totals.append(Totals(teller.id, "run", NOON, b""))
     with pytest.raises(sqlite3.IntegrityError):
         journal.commit(again)
     assert replayed(journal) == [("run", "SourceOpened", 1)]
@@ -117,7 +117,7 @@ def test_what_was_committed_survives_the_exporter(path: Path) -> None:
         journal.commit(batch(teller.opened(), teller.started()))
         journal.commit(
             Batch(
-                totals=[Totals("run", teller.id, NOON, wire.encode(sample(3, [1.0])))],
+                totals=[Totals(teller.id, "run", NOON, wire.encode(sample(3, [1.0])))],
                 lost=[(teller.id, NOON + 5, 9)],
             )
         )
@@ -135,14 +135,26 @@ def test_the_newest_totals_of_a_source_replace_the_ones_before(
     journal: Journal,
 ) -> None:
     for at in (NOON, NOON + 1):
-        journal.commit(Batch(totals=[Totals("run", b"a" * 16, at, b"%f" % at)]))
+        journal.commit(Batch(totals=[Totals(b"a" * 16, "run", at, b"%f" % at)]))
     assert [totals.at for totals in journal.totals()] == [NOON + 1]
+
+
+def test_totals_of_many_sources_are_written_together(journal: Journal) -> None:
+    sources = [number.to_bytes(16, "big") for number in range(250)]
+    for at, some in ((NOON, sources), (NOON + 1, sources[::-3])):
+        totals = [Totals(one, f"run-{one[-1]}", at, one * 3) for one in some]
+        journal.commit(Batch(totals=totals))
+    found = {totals.source: totals for totals in journal.totals()}
+    assert sorted(found) == sources
+    for one, totals in found.items():
+        at = NOON + (one in sources[::-3])
+        assert totals == (one, f"run-{one[-1]}", at, one * 3)
 
 
 def test_a_closed_source_has_neither_totals_nor_a_loss(journal: Journal) -> None:
     source = Teller()
     said = Batch(
-        totals=[Totals("run", source.id, NOON, b"")], lost=[(source.id, NOON, 1)]
+        totals=[Totals(source.id, "run", NOON, b"")], lost=[(source.id, NOON, 1)]
     )
     journal.commit(said)
     journal.commit(Batch(entries=[entry(source.closed())], closed=[source.id]))
@@ -263,7 +275,7 @@ def test_a_deleted_run_leaves_nothing_and_its_neighbour_everything(
     for number, run in ((1, "gone"), (2, "stays")):
         teller = Teller(number, run)
         journal.commit(batch(teller.opened(), teller.ended(), run=run))
-        totals = [Totals(run, teller.id, NOON, b"")]
+        totals = [Totals(teller.id, run, NOON, b"")]
         journal.commit(Batch(totals=totals, lost=[(teller.id, NOON, 1)]))
     journal.commit(deletion(1))
     for table, count in (("records", 2), ("episodes", 1), ("totals", 1), ("losses", 1)):

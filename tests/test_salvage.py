@@ -30,7 +30,7 @@ def fill(journal: Journal) -> None:
     tellers = [Teller(number, f"run{number}") for number in range(1, 6)]
     for teller in tellers:
         journal.commit(batch(teller.opened(), teller.run_opened(), run=teller.run))
-        totals = Totals(teller.run, teller.id, NOON, b"totals" * 60)
+        totals = Totals(teller.id, teller.run, NOON, b"totals" * 60)
         journal.commit(Batch(totals=[totals], lost=[(teller.id, NOON, 1)]))
     for number in range(150):
         for teller in tellers:
