@@ -29,6 +29,8 @@ from itertools import accumulate, pairwise
 from math import inf, isfinite, isnan
 from typing import Literal, NewType, TypeAlias, cast
 
+import msgspec
+
 CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -41,6 +43,9 @@ _EOF = b"# EOF\n"
 _METRIC_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
+_as_json = msgspec.json.Encoder().encode
+# Below this repr has an exponent, and JSON has none.
+_PLAIN_FROM = 1e-4
 # From here on Go's %g, which Prometheus writes, and Python's repr differ: 1e+06.
 _GO_EXPONENT = 1e6
 # From here on Python's repr has an exponent too, written the same way.
@@ -136,11 +141,16 @@ class Buckets:
 
 def _cumulative_texts(counts: Sequence[float]) -> list[str]:
     cumulative = [*map(float, accumulate(counts))]
-    if not isfinite(cumulative[-1]):
-        return [*map(go_float, cumulative)]
-    # They rise, so what is large is at the end; up to there repr, in C, will do.
-    large = bisect_left(cumulative, _GO_EXPONENT)
-    return [*map(repr, cumulative[:large]), *map(_large, cumulative[large:])]
+    if 0 <= cumulative[-1] < _PYTHON_EXPONENT:
+        # Whole numbers that rise: none is too small, and what is large is at the end.
+        texts = _plain_texts(cumulative)
+        large = bisect_left(cumulative, _GO_EXPONENT)
+        try:
+            texts[large:] = map(_with_exponent, texts[large:])
+            return texts
+        except KeyError:  # they do not: whoever says so may
+            pass
+    return [*map(go_float, cumulative)]
 
 
 def _bucket_prefixes(
@@ -273,19 +283,34 @@ def _series_lines(family: Family, openmetrics: bool) -> list[str]:
 
 
 def _point_lines(points: Iterable[Point], exemplars: bool) -> list[str]:
-    # The hot loop: what most values are is written inline. The class is asked for
-    # because an int (or a bool, or numpy's float) is welcome but has another repr.
+    # The hot loop: all numbers are written at once, and those that are to be written
+    # otherwise once more.
+    points = [*points]
+    values = [float(value) for _, value, _ in points]
     return [
-        f"{prefix}{value!r}\n"
-        if exemplar is None and value.__class__ is float and -inf < value < _GO_EXPONENT
+        f"{prefix}{text}\n"
+        if exemplar is None and (_PLAIN_FROM <= value < _GO_EXPONENT or value == 0.0)
+        else f"{prefix}{_with_exponent(text)}\n"
+        if exemplar is None and _GO_EXPONENT <= value < _PYTHON_EXPONENT
         else f"{prefix}{go_float(value)}\n"
         if exemplar is None or not exemplars
         else f"{prefix}{go_float(value)}{exemplar.text}\n"
-        for prefix, value, exemplar in points
+        for (prefix, _, exemplar), value, text in zip(
+            points, values, _plain_texts(values), strict=True
+        )
     ]
 
 
 # --- numbers, names, labels ---------------------------------------------------------
+
+
+def _plain_texts(values: list[float]) -> list[str]:
+    """Writes floats as repr does, in a fifth of its time.
+
+    Only 0, and from ``_PLAIN_FROM`` up to ``_PYTHON_EXPONENT``: elsewhere JSON has
+    other exponents than repr, and no word for what is infinite or no number.
+    """
+    return str(_as_json(values)[1:-1], "latin-1").split(",") if values else []
 
 
 def go_float(value: float) -> str:
@@ -297,15 +322,17 @@ def go_float(value: float) -> str:
 def _large(value: float) -> str:
     """Writes a float that is a million or more, infinite or NaN."""
     if 0 < value < _PYTHON_EXPONENT:
-        if value.is_integer():  # most are, and this takes half the time of repr
-            whole, fraction = str(int(value)), ""
-        else:
-            whole, _, fraction = repr(value).partition(".")
-        mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0.")
-        return mantissa + _EXPONENTS[len(whole)]
+        return _with_exponent(repr(value))
     if isfinite(value):
         return repr(value)
     return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _with_exponent(plain: str) -> str:
+    """Writes what repr writes of a million or more, and has no exponent there."""
+    whole, _, fraction = plain.partition(".")
+    mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0.")
+    return mantissa + _EXPONENTS[len(whole)]
 
 
 def _check_name(name: str, kind: Type) -> None:

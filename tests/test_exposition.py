@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, metrics
 from prometheus_client.core import (
@@ -377,6 +378,20 @@ def test_an_odd_count_does_not_break_the_scrape(odd: float) -> None:
     text = Buckets("seconds", [], [1.0, 2.0]).fill([2, odd, 1], odd)
     assert text.startswith('seconds_bucket{le="1.0"} 2.0\nseconds_bucket{le="2.0"} ')
     assert text.endswith(f"seconds_sum {floatToGoString(odd)}\n")
+
+
+@settings(deadline=None)
+@given(st.lists(NUMBERS | st.floats(-1e7, 1e7), min_size=1, max_size=6))
+@example([2e6, -2e6 + 5])
+@example([1e17, -1e17, 0.5])
+@example([-2e6, 3e6])
+def test_whatever_the_counts_are_what_is_written_are_numbers(
+    counts: List[float],
+) -> None:
+    buckets = Buckets("seconds", [], range(1, len(counts)))
+    lines = buckets.fill(counts, 0.0).splitlines()[: len(counts)]
+    for line, value in zip(lines, map(float, accumulate(counts))):
+        assert repr(float(line.rpartition(" ")[2])) == repr(value)
 
 
 def test_a_number_of_numpy_is_a_number() -> None:
