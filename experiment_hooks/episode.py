@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
-    Callable,
     Dict,
     List,
     Mapping,
@@ -459,11 +458,21 @@ class Episode:
         self._recorder.episode_ended(self, now, outcome, self._error is not None)
 
     def ended(
-        self, now: float, outcome: str, success: Optional[bool], bare: bool = False
-    ) -> Callable[..., wire.EpisodeEnded]:
-        """What the episode's last record says, for the recorder to number.
+        self,
+        base: Dict[str, Any],
+        now: float,
+        outcome: str,
+        success: Optional[bool],
+        bare: bool = False,
+    ) -> wire.EpisodeEnded:
+        """The episode's last record.
 
-        ``bare``: without all that can be large, which is counted as omitted.
+        Args:
+            base: what all records have, from the recorder.
+            now: when it ended, by the episode's clock.
+            outcome: how.
+            success: whether that is one, where the run said which are.
+            bare: without all that can be large, which is counted as omitted.
         """
         fields: Dict[str, Any] = {
             "number": self.number,
@@ -492,7 +501,7 @@ class Episode:
             for what, count in self._omitted.items():
                 omitted[what] = omitted.get(what, 0) + count
             fields["omitted"] = {what: n for what, n in omitted.items() if n}
-        return lambda **base: wire.EpisodeEnded(**base, **fields)
+        return wire.EpisodeEnded(**base, **fields)
 
 
 class Phase:

@@ -155,10 +155,10 @@ def _numbers(values: Any, nodes: int) -> Dict[str, float]:
     """The numbers among the first entries of a mapping, sequence or 1-d array."""
     if stack_is_full():
         return {}
-    if type(values) is dict:
-        copy = values.copy() if len(values) <= nodes else {}
-        if _are_scores(copy):
-            return copy
+    if type(values) is dict and len(values) <= nodes:
+        quick = _floats(values.copy())
+        if quick:
+            return quick
     array = arrays.as_array(values)
     if array is not None:
         values = array[:nodes].tolist() if array.ndim == 1 else None
@@ -174,14 +174,20 @@ def _numbers(values: Any, nodes: int) -> Dict[str, float]:
     }
 
 
-def _are_scores(values: Dict[Any, Any]) -> bool:
-    """Whether a dict of ours is as it should be; most are, and it is quickly seen."""
+_WHOLE = 2**53
+"""Below it each integer is a float."""
+
+
+def _floats(values: Dict[Any, Any]) -> Dict[str, float]:
+    """A dict of ours as it should be, nothing else: most are, and quickly seen."""
     for name, value in values.items():
-        if type(value) is not float or type(name) is not str:
-            return False
-        if len(name) > MAX_KEY or not name.isascii():
-            return False
-    return bool(values)
+        if type(value) is not float:
+            if type(value) is not int or not -_WHOLE < value < _WHOLE:
+                return {}
+            values[name] = float(value)
+        if type(name) is not str or len(name) > MAX_KEY or not name.isascii():
+            return {}
+    return values
 
 
 def _height(number: float) -> Tuple[bool, float]:

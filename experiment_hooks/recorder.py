@@ -325,10 +325,10 @@ class Recorder:
             # No gap since the start of the episode: it has measured its own.
             self._progress = (episode.wall(now), now)
             self.record(
-                episode.ended(now, outcome, success),
+                lambda **base: episode.ended(base, now, outcome, success),
                 episode.wall(now),
                 "end",
-                smaller=episode.ended(now, outcome, success, bare=True),
+                smaller=lambda **base: episode.ended(base, now, outcome, success, True),
             )
         self.wake()
 

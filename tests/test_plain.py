@@ -748,6 +748,13 @@ def test_scores_are_a_copy() -> None:
 def test_results_are_the_first_numbers_and_the_rest_is_counted() -> None:
     assert plain.numbers({"a": 1, "b": "x", "c": 2.5}) == ({"a": 1.0, "c": 2.5}, 1)
     many = {str(i): i for i in range(5000)}
+    odd = {"a": 1.0, "huge": 10**400, "large": 2**60, "length": 3, "yes": True}
+    assert plain.numbers(odd) == (
+        {"a": 1.0, "large": 2.0**60, "length": 3.0, "yes": 1.0},
+        1,
+    )
+    whole, _ = plain.numbers({"length": 3, "return": 2.5})
+    assert [type(number) for number in whole.values()] == [float, float]
     kept, omitted = plain.numbers(many)
     assert list(kept) == [str(i) for i in range(16)]
     assert omitted == 5000 - 16
