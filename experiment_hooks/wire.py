@@ -579,7 +579,10 @@ def span_id(trace: str, name: str, number: int = 0) -> str:
 
 def ranges(numbers: Iterable[int]) -> Tuple[Tuple[int, int], ...]:
     """Sorted, joined ranges (first, last) of the numbers given in any order."""
-    return joined((number, number) for number in numbers)
+    ordered = sorted(set(numbers))
+    if ordered and ordered[-1] - ordered[0] == len(ordered) - 1:  # without a hole
+        return ((ordered[0], ordered[-1]),)
+    return joined((number, number) for number in ordered)
 
 
 def joined(parts: Iterable[Tuple[int, int]]) -> Tuple[Tuple[int, int], ...]:

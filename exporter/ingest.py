@@ -464,11 +464,14 @@ class Ingest(threading.Thread):
 
     def _acknowledge(self, committed: list[tuple[Peer, int]]) -> None:
         by_peer: dict[bytes, list[int]] = {}
+        last: Peer | None = None
         for peer, seq in committed:
-            # The source may have come back on another connection meanwhile.
-            back = None if peer.hello.replay else self._of_source.get(peer.hello.source)
-            now = back or peer
-            by_peer.setdefault(now.identity, []).append(seq)
+            if peer is not last:  # many come from one, one after the other
+                last, replays = peer, peer.hello.replay
+                # The source may have come back on another connection meanwhile.
+                back = None if replays else self._of_source.get(peer.hello.source)
+                seqs = by_peer.setdefault((back or peer).identity, [])
+            seqs.append(seq)
         for identity, seqs in by_peer.items():
             self._send(identity, wire.Ack(records=wire.ranges(seqs)))
 

@@ -399,7 +399,7 @@ def _collect_mode(sheet: _RunSheet, name: str, mode: Mode) -> None:
 
 def _exemplars(tally: Tally) -> dict[int, Exemplar]:
     return {
-        bucket: Exemplar((("trace_id", trace),), value, round(at, 3))
+        bucket: Exemplar((("trace_id", trace.id),), value, round(at, 3))
         for bucket, (trace, value, at) in tally.exemplars.items()
     }
 

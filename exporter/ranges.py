@@ -18,8 +18,11 @@ class Ranges:
         self.count = 0
 
     def __contains__(self, number: int) -> bool:
-        at = bisect_left(self._found, number, key=_last)
-        return at < len(self._found) and self._found[at][0] <= number
+        found = self._found
+        if not found or number > found[-1][1]:  # the usual case: it is new
+            return False
+        at = bisect_left(found, number, key=_last)
+        return found[at][0] <= number
 
     def add(self, number: int) -> bool:
         """Add a number; False if it was there."""

@@ -27,6 +27,23 @@ NO_SCHEMA = Schema()
 """Of a source that has declared nothing, or is folded."""
 
 
+class Traced:
+    """An episode by its trace, whose id is made when somebody asks: few are shown."""
+
+    __slots__ = ("_episode", "_id")
+
+    def __init__(self, episode: wire.EpisodeEnded) -> None:
+        self._episode = episode.run, episode.source, episode.number
+        self._id = ""
+
+    @property
+    def id(self) -> str:
+        """The trace's id, 32 hexadecimal digits."""
+        if not self._id:
+            self._id = wire.trace_id(*self._episode)
+        return self._id
+
+
 @dataclass(slots=True)
 class Tally:
     """A histogram that the exporter itself counts; a bucket's newest exemplar."""
@@ -34,17 +51,18 @@ class Tally:
     bounds: tuple[float, ...]
     counts: list[int] = field(default_factory=list)
     total: float = 0.0
-    exemplars: dict[int, tuple[str, float, float]] = field(default_factory=dict)
+    exemplars: dict[int, tuple[Traced, float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
-    def add(self, value: float, trace: str = "", at: float = 0.0) -> None:
+    def add(self, value: float, trace: Traced | None = None, at: float = 0.0) -> None:
         """Count a value, with its trace; ``at`` is the exporter's clock."""
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
-        self.total += max(0.0, value)
-        if trace:
+        if value > 0.0:
+            self.total += value
+        if trace is not None:
             self.exemplars[bucket] = (trace, value, at)
 
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:

@@ -18,7 +18,7 @@ import msgspec
 from experiment_hooks import wire
 from exporter.merge import Contribution, Schema
 from exporter.ranges import Ranges
-from exporter.runs import NO_SCHEMA, SKEW_SHOWN, Closing, Run, Source
+from exporter.runs import NO_SCHEMA, SKEW_SHOWN, Closing, Run, Source, Traced
 
 RECENT_RESULTS = 100
 ENDINGS = ("completed", "failed", "stopped")
@@ -155,30 +155,31 @@ class State:
         if run is None:
             run = self.runs[run_id] = Run(run_id, at)
         self._placed[record.source] = run_id
-        run.last_record_at = max(run.last_record_at, at)
-        run.started_at = min(run.started_at, at)
-        source = self._source(run, record, at)
-        source.opened_at = min(source.opened_at, at)
-        source.last_at = max(source.last_at, at)
+        source = run.sources.get(record.source) or self._source(run, record, at)
+        # Compared, and not by min() and max(): this is done for each record.
+        if at > run.last_record_at:
+            run.last_record_at = at
+        if at < run.started_at:
+            run.started_at = at
+        if at > source.last_at:
+            source.last_at = at
+        if at < source.opened_at:
+            source.opened_at = at
         skew = at - record.time
         source.skew = skew if abs(skew) > SKEW_SHOWN else 0.0
         source.received.add(record.seq)
-        source.announced = max(source.announced, record.seq)
+        if record.seq > source.announced:
+            source.announced = record.seq
         fold = _FOLDS.get(type(record))
         if fold is not None:
             fold(self, run, source, record, at)
 
     def _source(self, run: Run, record: wire.AnyRecord, at: float) -> Source:
-        found = run.sources.get(record.source)
-        if found is None:
-            # Its own introduction may come later: records come in any order.
-            blank = wire.SourceOpened(
-                record.run, record.source, 0, record.time, role=""
-            )
-            found = Source(blank, at)
-            run.sources[record.source] = found
-            known = (run, found)
-            self.sources[record.source] = self._open[record.source] = known
+        # Its own introduction may come later: records come in any order.
+        blank = wire.SourceOpened(record.run, record.source, 0, record.time, role="")
+        found = run.sources[record.source] = Source(blank, at)
+        known = (run, found)
+        self.sources[record.source] = self._open[record.source] = known
         return found
 
     def _source_opened(
@@ -261,25 +262,27 @@ class State:
         source.started.pop(record.number, None)
         source.lost_episodes.discard(record.number)
         run.progress_at = max(run.progress_at, at)
-        mode = run.mode(record.mode)
+        mode = run.modes.get(record.mode) or run.mode(record.mode)
         mode.ended_at(at)
-        outcome = record.outcome
-        if outcome not in mode.outcomes and len(mode.outcomes) >= MAX_OUTCOMES:
+        outcome, outcomes = record.outcome, mode.outcomes
+        if outcome not in outcomes and len(outcomes) >= MAX_OUTCOMES:
             outcome = "other"
-        mode.outcomes[outcome] = mode.outcomes.get(outcome, 0) + 1
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
         success = run.judged(record)
         if success is not None:
             mode.judged = True
             mode.successes += success
-        trace = wire.trace_id(record.run, record.source, record.number)
+        trace = Traced(record)
         seen = self.exemplar_clock = max(self.exemplar_clock, at)
         mode.durations.add(record.duration, trace, seen)
         mode.steps.add(record.steps, trace, seen)
         for name, value in record.results.items():
-            full = name not in mode.results and len(mode.results) >= MAX_RESULTS
-            known = mode.results.setdefault(
-                "other" if full else name, deque(maxlen=RECENT_RESULTS)
-            )
+            known = mode.results.get(name)
+            if known is None:
+                full = len(mode.results) >= MAX_RESULTS
+                known = mode.results.setdefault(
+                    "other" if full else name, deque(maxlen=RECENT_RESULTS)
+                )
             known.append(value)
 
     def _log(self, run: Run, source: Source, record: wire.LogLine, at: float) -> None:

@@ -270,24 +270,27 @@ class Writer(threading.Thread):
         """Put what is new into the batch; once that is committed, all is settled."""
         settled = []
         self._forgotten.clear()
-        replayed = self._absences.replayed
         seen: set[tuple[bytes, int]] = set()
+        last: Peer | None = None
         for arrival in arrivals:
-            record = arrival.record
-            if arrival.peer.hello.replay:
-                told = arrival.peer.link.announced
-                replayed[record.source] = arrival.received, told
-            settled.append((arrival.peer, arrival.seq))
-            key = (record.source, record.seq)
-            if key in seen or record.seq in self._received(record.source):
+            peer, seq, data, record, came = arrival
+            settled.append((peer, seq))
+            source = record.source
+            if peer is not last:  # many come from one, one after the other
+                last, skew = peer, peer.skew
+                received = self._received(source)
+            if peer.hello.replay:
+                self._absences.replayed[source] = came, peer.link.announced
+            key = (source, seq)
+            if key in seen or seq in received:
                 self.duplicates += not self._again
                 continue
             seen.add(key)
             # By the exporter's clock, and never in its future.
-            at = min(record.time + arrival.peer.skew, arrival.received)
-            batch.entries.append(Entry(arrival.peer.run, at, arrival.data, record))
+            at = min(record.time + skew, came)
+            batch.entries.append(Entry(peer.run, at, data, record))
             if isinstance(record, wire.SourceClosed):
-                batch.closed.append(record.source)
+                batch.closed.append(source)
         return settled
 
     def _received(self, source: bytes) -> Ranges:
