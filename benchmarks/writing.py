@@ -25,7 +25,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import repeat
 
 from prometheus_client import (
     CollectorRegistry,
@@ -61,13 +60,14 @@ class Ours:
 
     def _families(self) -> Iterator[Family]:
         for name, values in self.counters.items():
-            points = zip(values, values.values(), repeat(None))
-            yield Family(name, "counter", "A counter.", points)
+            family = Family(name, "counter", "A counter.")
+            family.extend([*values], [*values.values()])
+            yield family
         for name, totals in self.histograms.items():
-            distributions = [
-                (b, all_[:-1], all_[-1], None) for b, all_ in totals.items()
-            ]
-            yield Family(name, "histogram", "A histogram.", distributions)
+            family = Family(name, "histogram", "A histogram.")
+            for buckets, numbers in totals.items():
+                family.add_histogram(buckets, numbers[:-1], numbers[-1])
+            yield family
 
 
 class Theirs:

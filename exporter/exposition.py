@@ -14,20 +14,17 @@ Rules of this module:
 Two formats: Prometheus text 0.0.4, and OpenMetrics 1.0, which alone has exemplars.
 Their lines of series are the same but for those; headers and the end differ.
 
-All text in here is UTF-8 *seen as Latin-1*: one character per byte. So the last step is
-a copy and not an encoding, and one umlaut in one label does not make Python keep, join
-and encode the whole family as wide characters.
+What is written are bytes from the start: the last step is a copy and not an encoding.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from math import inf, isfinite, isnan
-from typing import Literal, NewType, TypeAlias, cast
+from typing import Literal, NewType, TypeAlias
 
 import msgspec
 
@@ -51,7 +48,7 @@ _GO_EXPONENT = 1e6
 # From here on Python's repr has an exponent too, written the same way.
 _PYTHON_EXPONENT = 1e16
 # Between the two, by the number of digits before the point.
-_EXPONENTS = {digits: f"e+{digits - 1:02d}" for digits in range(7, 17)}
+_EXPONENTS = {digits: b"e+%02d" % (digits - 1) for digits in range(7, 17)}
 
 Labels: TypeAlias = Iterable[tuple[str, str]]
 """Names and values, each name once. They are written in the order of their names."""
@@ -62,8 +59,8 @@ Type: TypeAlias = Literal["counter", "gauge", "histogram"]
 # --- what the caller keeps: a series' text but for its numbers ----------------------
 
 
-Prefix = NewType("Prefix", str)
-"""A counter's or gauge's line up to its value, made once by :func:`prefix`."""
+Prefix = NewType("Prefix", bytes)
+"""A line up to its number, with the end of the line before; see :func:`prefix`."""
 
 
 def prefix(name: str, kind: Literal["counter", "gauge"], labels: Labels) -> Prefix:
@@ -79,13 +76,18 @@ def prefix(name: str, kind: Literal["counter", "gauge"], labels: Labels) -> Pref
     """
     _check_name(name, kind)
     suffix = "_total" if kind == "counter" else ""
-    return Prefix(f"{name}{suffix}{_in_braces(_label_texts(labels).values())} ")
+    braces = _in_braces(_label_texts(labels).values())
+    return _line_up_to_number(f"{name}{suffix}{braces}")
+
+
+def _line_up_to_number(series: str) -> Prefix:
+    return Prefix(f"\n{series} ".encode())
 
 
 class Buckets:
     """A histogram's series: all its lines but for the numbers. Made once, and kept."""
 
-    __slots__ = ("_has_sum", "_parts", "_size")
+    __slots__ = ("_has_sum", "_size", "prefixes")
 
     def __init__(self, name: str, labels: Labels, bounds: Sequence[float]) -> None:
         """Makes the constant part of a histogram's series.
@@ -107,59 +109,36 @@ class Buckets:
         # A sum of what may be negative is no counter, and without a sum OpenMetrics
         # wants no count either: it is the bucket +Inf. prometheus_client does the same.
         self._has_sum = bounds[0] >= 0
-        lines = _bucket_prefixes(name, texts, bounds)
+        self.prefixes = _bucket_prefixes(name, texts, bounds)
         if self._has_sum:
             braces = _in_braces(texts.values())
-            lines += [f"{name}_count{braces} ", f"{name}_sum{braces} "]
-        # Every second place is for a number: a scrape fills them and joins it all.
-        self._parts = [part for line in lines for part in (f"\n{line}", "")] + ["\n"]
-        self._parts[0] = lines[0]
+            self.prefixes += [
+                _line_up_to_number(f"{name}_count{braces}"),
+                _line_up_to_number(f"{name}_sum{braces}"),
+            ]
 
-    def fill(
-        self,
-        counts: Sequence[float],
-        total: float,
-        exemplars: Mapping[int, Exemplar] | None = None,
-    ) -> str:
-        """Writes the histogram's lines, as UTF-8 seen as Latin-1.
+    def numbers(self, counts: Sequence[float], total: float) -> list[float]:
+        """The numbers of its lines.
 
         Raises:
             ValueError: Not one count per bound, +Inf included.
-            IndexError: An exemplar of no bucket.
         """
         if len(counts) != self._size:
             raise ValueError(f"{len(counts)} counts for {self._size} buckets")
-        texts = _cumulative_texts(counts)
-        tail = (texts[-1], go_float(total)) if self._has_sum else ()
-        if exemplars:
-            for bucket, exemplar in exemplars.items():
-                texts[bucket] += exemplar.text
-        parts = self._parts.copy()
-        parts[1::2] = (*texts, *tail)
-        return "".join(parts)
-
-
-def _cumulative_texts(counts: Sequence[float]) -> list[str]:
-    cumulative = [*map(float, accumulate(counts))]
-    if 0 <= cumulative[-1] < _PYTHON_EXPONENT:
-        # Whole numbers that rise: none is too small, and what is large is at the end.
-        texts = _plain_texts(cumulative)
-        large = bisect_left(cumulative, _GO_EXPONENT)
-        try:
-            texts[large:] = map(_with_exponent, texts[large:])
-            return texts
-        except KeyError:  # they do not: whoever says so may
-            pass
-    return [*map(go_float, cumulative)]
+        numbers = [*accumulate(counts)]
+        if self._has_sum:
+            numbers += (numbers[-1], total)
+        return numbers
 
 
 def _bucket_prefixes(
     name: str, texts: Mapping[str, str], bounds: Sequence[float]
-) -> list[str]:
+) -> list[Prefix]:
     before = "".join(f"{text}," for label, text in texts.items() if label < "le")
     after = "".join(f",{text}" for label, text in texts.items() if label > "le")
     return [
-        f'{name}_bucket{{{before}le="{go_float(bound)}"{after}}} ' for bound in bounds
+        _line_up_to_number(f'{name}_bucket{{{before}le="{go_float(bound)}"{after}}}')
+        for bound in bounds
     ]
 
 
@@ -188,7 +167,7 @@ class Exemplar:
     labels: tuple[tuple[str, str], ...]
     value: float
     timestamp: float | None = None
-    text: str = field(init=False, repr=False, compare=False)
+    text: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         length = sum(len(name) + len(value) for name, value in self.labels)
@@ -202,22 +181,11 @@ class Exemplar:
         labels = ",".join(_label_texts(self.labels).values())
         at = "" if self.timestamp is None else f" {self.timestamp}"
         text = f" # {{{labels}}} {go_float(self.value)}{at}"
-        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "text", text.encode())
 
 
-Point: TypeAlias = tuple[Prefix, float, Exemplar | None]
-"""A counter or gauge now. A gauge's exemplar is left out: OpenMetrics allows none."""
-
-Distribution: TypeAlias = tuple[
-    Buckets, Sequence[float], float, Mapping[int, Exemplar] | None
-]
-"""A histogram now: whole counts per bucket (not cumulative, +Inf last), the sum of what
-was observed, and exemplars by the bucket's index."""
-
-
-@dataclass(frozen=True, slots=True)
 class Family:
-    """All series of one name, as they are now.
+    """All series of one name, as they are now: line by line a prefix and a number.
 
     A body holds a name once: neither format allows a second family of it.
 
@@ -225,22 +193,97 @@ class Family:
         name: Without ``_total``, ``_bucket``, ``_count`` or ``_sum``.
         type: What the series are.
         help: One sentence for people.
-        series: :data:`Point` or, in a histogram, :data:`Distribution`: plain tuples,
-            as there are many. Their prefixes are of this name and type, which is not
-            checked. Gone through once per rendering.
 
     Raises:
         ValueError: A name that is none, or a counter's with its ``_total``.
     """
 
-    name: str
-    type: Type
-    help: str
-    series: Iterable[Point] | Iterable[Distribution]
+    __slots__ = ("_exemplars", "_numbers", "_prefixes", "help", "name", "type")
 
-    def __post_init__(self) -> None:
-        _check_name(self.name, self.type)
-        _as_latin1(self.help)
+    def __init__(self, name: str, type: Type, help: str) -> None:
+        _check_name(name, type)
+        help.encode()
+        self.name, self.type, self.help = name, type, help
+        self._prefixes: list[Prefix] = []
+        self._numbers: list[float] = []
+        self._exemplars: dict[int, Exemplar] = {}
+
+    def __bool__(self) -> bool:
+        """Whether it has any series."""
+        return bool(self._prefixes)
+
+    def add(
+        self, prefix: Prefix, number: float, exemplar: Exemplar | None = None
+    ) -> None:
+        """Adds a series of a counter or gauge; the prefix is of this name and type.
+
+        A gauge's exemplar is left out: OpenMetrics allows none.
+        """
+        if exemplar is not None and self.type == "counter":
+            self._exemplars[len(self._prefixes)] = exemplar
+        self._prefixes.append(prefix)
+        self._numbers.append(number)
+
+    def extend(self, prefixes: Sequence[Prefix], numbers: Sequence[float]) -> None:
+        """Adds many such series.
+
+        Raises:
+            ValueError: Not as many of these as of those.
+        """
+        if len(prefixes) != len(numbers):
+            raise ValueError(f"{len(numbers)} numbers for {len(prefixes)} series")
+        self._prefixes += prefixes
+        self._numbers += numbers
+
+    def add_histogram(
+        self,
+        buckets: Buckets,
+        counts: Sequence[float],
+        total: float,
+        exemplars: Mapping[int, Exemplar] | None = None,
+    ) -> None:
+        """Adds a series of a histogram.
+
+        Args:
+            buckets: Of this name.
+            counts: Whole counts per bucket, not cumulative, +Inf last.
+            total: The sum of what was observed.
+            exemplars: By the bucket's index.
+
+        Raises:
+            ValueError: Not one count per bound, +Inf included.
+            IndexError: An exemplar of no bucket.
+        """
+        numbers = buckets.numbers(counts, total)
+        if exemplars:
+            if not 0 <= min(exemplars) <= max(exemplars) < len(counts):
+                raise IndexError(f"exemplars of {[*exemplars]}, {len(counts)} buckets")
+            first = len(self._prefixes)
+            for bucket, exemplar in exemplars.items():
+                self._exemplars[first + bucket] = exemplar
+        self._prefixes += buckets.prefixes
+        self._numbers += numbers
+
+    def pieces(self, openmetrics: bool) -> list[bytes]:
+        """Writes it; the pieces are to be joined."""
+        texts = _number_texts([*map(float, self._numbers)])
+        if openmetrics:
+            for line, exemplar in self._exemplars.items():
+                texts[line] += exemplar.text
+        # Every second piece is a number, between the header and the last line's end.
+        found: list[bytes] = [b"\n"] * (2 * len(texts) + 2)
+        found[0] = self._header(openmetrics).encode()
+        found[1:-1:2] = self._prefixes
+        found[2:-1:2] = texts
+        return found
+
+    def _header(self, openmetrics: bool) -> str:
+        name, text = self.name, self.help.replace("\\", r"\\").replace("\n", r"\n")
+        if openmetrics:
+            text = text.replace('"', r"\"")
+        elif self.type == "counter":
+            name += "_total"
+        return f"# HELP {name} {text}\n# TYPE {name} {self.type}"
 
 
 def render(families: Iterable[Family], openmetrics: bool) -> bytes:
@@ -250,67 +293,30 @@ def render(families: Iterable[Family], openmetrics: bool) -> bytes:
 
 
 def pieces(families: Iterable[Family], openmetrics: bool) -> Iterator[bytes]:
-    """Writes the families one by one, without an end, to be joined with other bodies.
+    """Writes the families without an end, to be joined with other bodies.
 
     An OpenMetrics body must end with ``# EOF``, once: put the body of
     prometheus_client, which brings it, last.
     """
-    for family in families:
-        lines = [_header(family, openmetrics), *_series_lines(family, openmetrics)]
-        yield "".join(lines).encode("latin-1")
-
-
-def _header(family: Family, openmetrics: bool) -> str:
-    name, text = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
-    if openmetrics:
-        text = text.replace('"', r"\"")
-    elif family.type == "counter":
-        name += "_total"
-    return f"# HELP {name} {_as_latin1(text)}\n# TYPE {name} {family.type}\n"
-
-
-def _series_lines(family: Family, openmetrics: bool) -> list[str]:
-    # The type says which of the two it is; looking at each series would cost too much.
-    if family.type == "histogram":
-        return [
-            buckets.fill(counts, total, exemplars if openmetrics else None)
-            for buckets, counts, total, exemplars in cast(
-                Iterable[Distribution], family.series
-            )
-        ]
-    points = cast(Iterable[Point], family.series)
-    return _point_lines(points, openmetrics and family.type == "counter")
-
-
-def _point_lines(points: Iterable[Point], exemplars: bool) -> list[str]:
-    # The hot loop: all numbers are written at once, and those that are to be written
-    # otherwise once more.
-    points = [*points]
-    values = [float(value) for _, value, _ in points]
-    return [
-        f"{prefix}{text}\n"
-        if exemplar is None and (_PLAIN_FROM <= value < _GO_EXPONENT or value == 0.0)
-        else f"{prefix}{_with_exponent(text)}\n"
-        if exemplar is None and _GO_EXPONENT <= value < _PYTHON_EXPONENT
-        else f"{prefix}{go_float(value)}\n"
-        if exemplar is None or not exemplars
-        else f"{prefix}{go_float(value)}{exemplar.text}\n"
-        for (prefix, _, exemplar), value, text in zip(
-            points, values, _plain_texts(values), strict=True
-        )
-    ]
+    return chain.from_iterable(family.pieces(openmetrics) for family in families)
 
 
 # --- numbers, names, labels ---------------------------------------------------------
 
 
-def _plain_texts(values: list[float]) -> list[str]:
-    """Writes floats as repr does, in a fifth of its time.
-
-    Only 0, and from ``_PLAIN_FROM`` up to ``_PYTHON_EXPONENT``: elsewhere JSON has
-    other exponents than repr, and no word for what is infinite or no number.
-    """
-    return str(_as_json(values)[1:-1], "latin-1").split(",") if values else []
+def _number_texts(numbers: list[float]) -> list[bytes]:
+    """Writes many numbers at once: a fifth of what one by one takes."""
+    if not numbers:
+        return []
+    # As repr does, but where the exponents of JSON are others, and for what is none.
+    texts = _as_json(numbers)[1:-1].split(b",")
+    for place, number in enumerate(numbers):
+        if not _PLAIN_FROM <= number < _GO_EXPONENT and number != 0.0:
+            if _GO_EXPONENT <= number < _PYTHON_EXPONENT:
+                texts[place] = _with_exponent(texts[place])
+            else:
+                texts[place] = go_float(number).encode()
+    return texts
 
 
 def go_float(value: float) -> str:
@@ -322,17 +328,17 @@ def go_float(value: float) -> str:
 def _large(value: float) -> str:
     """Writes a float that is a million or more, infinite or NaN."""
     if 0 < value < _PYTHON_EXPONENT:
-        return _with_exponent(repr(value))
+        return _with_exponent(repr(value).encode()).decode()
     if isfinite(value):
         return repr(value)
     return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
 
 
-def _with_exponent(plain: str) -> str:
+def _with_exponent(plain: bytes) -> bytes:
     """Writes what repr writes of a million or more, and has no exponent there."""
-    whole, _, fraction = plain.partition(".")
-    mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0.")
-    return mantissa + _EXPONENTS[len(whole)]
+    whole, _, fraction = plain.partition(b".")
+    mantissa = whole[:1] + b"." + whole[1:] + fraction
+    return mantissa.rstrip(b"0.") + _EXPONENTS[len(whole)]
 
 
 def _check_name(name: str, kind: Type) -> None:
@@ -349,17 +355,13 @@ def _label_texts(labels: Labels) -> dict[str, str]:
         if name in texts or not _LABEL_NAME.fullmatch(name):
             raise ValueError(f"not a label's name, or given twice: {name!r}")
         escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-        texts[name] = f'{name}="{_as_latin1(escaped)}"'
+        texts[name] = f'{name}="{escaped}"'
     return texts
 
 
 def _in_braces(texts: Iterable[str]) -> str:
     inside = ",".join(texts)
     return f"{{{inside}}}" if inside else ""
-
-
-def _as_latin1(text: str) -> str:
-    return text.encode().decode("latin-1")
 
 
 # --- which format -------------------------------------------------------------------

@@ -10,9 +10,9 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 from experiment_hooks import wire
@@ -63,7 +63,7 @@ class _Sheet:
         self.series = 0
         self.refused: Counter[tuple[str, str]] = Counter()
         self.offenders: dict[str, str] = {}
-        self.families: dict[str, tuple[str, str, list[Any]]] = {}
+        self.families: dict[str, Family] = {}
         # A name is one family's, and so are those with the suffixes of its samples.
         self._taken: dict[str, str] = {}
         for name, (kind, help_text) in names.RUN_FAMILIES.items():
@@ -75,7 +75,7 @@ class _Sheet:
         if any(self._taken.get(one, name) != name for one in wanted):
             return False
         self._taken.update(dict.fromkeys(wanted, name))
-        self.families[name] = (kind, help_text, [])
+        self.families[name] = Family(name, kind, help_text)  # type: ignore[arg-type]
         return True
 
 
@@ -126,10 +126,10 @@ class RunMetrics:
         # By run and reason: the most that were refused at once, and are counted.
         self._counted: dict[tuple[str, str], int] = {}
 
-    def render(self, openmetrics: bool) -> bytes:
-        """The families' text, without the end marker."""
+    def pieces(self, openmetrics: bool) -> list[bytes]:
+        """The families' text, without the end marker; the pieces are to be joined."""
         with self._lock:
-            return b"".join(exposition.pieces(self._families(), openmetrics))
+            return [*exposition.pieces(self._families(), openmetrics)]
 
     def families(self) -> list[Family]:
         """All families of the runs that are still served."""
@@ -158,11 +158,7 @@ class RunMetrics:
                     self._collect(part, run, judged, now)
         self._texts = texts  # those of runs that are gone go
         self._count(sheet, {run.id for run in runs})
-        return [
-            Family(name, kind, help_text, series)  # type: ignore[arg-type]
-            for name, (kind, help_text, series) in sheet.families.items()
-            if series
-        ]
+        return [family for family in sheet.families.values() if family]
 
     def _count(self, sheet: _Sheet, runs: set[str]) -> None:
         self.series, self.offenders = sheet.series, sheet.offenders
@@ -247,11 +243,11 @@ class _RunSheet:
         help_text: str = "",
     ) -> None:
         """Add a gauge's or counter's series."""
-        series, room = self._family(name, kind, help_text, 1, 1)
-        if room:
+        family, _ = self._family(name, kind, help_text, 1, 1)
+        if family is not None:
             prefix = self._prefix(name, kind, labels)
             if prefix is not None:
-                series.append((prefix, value, None))
+                family.add(prefix, value)
 
     def histogram(
         self,
@@ -263,33 +259,32 @@ class _RunSheet:
         exemplars: Mapping[int, Exemplar] | None = None,
     ) -> None:
         """Add a histogram's series."""
-        series, room = self._family(name, "histogram", "", 1, len(bounds) + 3)
-        if room:
+        family, _ = self._family(name, "histogram", "", 1, len(bounds) + 3)
+        if family is not None:
             buckets = self._buckets(name, labels, bounds)
             if buckets is not None:
-                series.append((buckets, counts, total, exemplars))
+                family.add_histogram(buckets, counts, total, exemplars)
 
     def line(self, name: str, line: Line) -> None:
         """Add all series of one of the experiment's metrics."""
         spec = line.spec
-        histogram = spec.type == "histogram"
-        cost = len(spec.buckets) + 3 if histogram else 1
+        cost = len(spec.buckets) + 3 if spec.type == "histogram" else 1
         wanted = len(line.keys)
-        series, room = self._family(name, spec.type, spec.help, wanted, cost)
-        if not room:
+        family, room = self._family(name, spec.type, spec.help, wanted, cost)
+        if family is None:
             return
-        texts = self._line_texts(name, line)
-        rows: Iterator[Any]
-        if histogram:
-            rows = (
-                (text, values[:-1], values[-1], None)
-                for text, values in zip(texts, line.values, strict=True)
-            )
-        else:
-            rows = zip(texts, line.values, repeat(None))
+        texts, values = self._line_texts(name, line), line.values
         if room < wanted or None in texts:
-            rows = islice((row for row in rows if row[0] is not None), room)
-        series.extend(rows)
+            rows = [
+                row for row in zip(texts, values, strict=True) if row[0] is not None
+            ]
+            texts = [text for text, _ in rows[:room]]
+            values = [value for _, value in rows[:room]]
+        if spec.type != "histogram":
+            family.extend(texts, values)
+            return
+        for buckets, numbers in zip(texts, values, strict=True):
+            family.add_histogram(buckets, numbers[:-1], numbers[-1])
 
     # --- texts --------------------------------------------------------------------
 
@@ -335,21 +330,21 @@ class _RunSheet:
 
     def _family(
         self, name: str, kind: str, help_text: str, wanted: int, cost: int
-    ) -> tuple[list[Any], int]:
-        """A family's series, and how many of those wanted there is room for."""
+    ) -> tuple[Family | None, int]:
+        """Where there is room for some of the series wanted, and for how many."""
         families = self._sheet.families
         if name not in families:
             text = help_text or f"The experiment's own {kind}."
             if not self._sheet.add(name, kind, text):
                 self.refuse("name_conflict", name, wanted)
-                return [], 0
-        if families[name][0] != kind:
+                return None, 0
+        if families[name].type != kind:
             self.refuse("type_conflict", name, wanted)
-            return [], 0
+            return None, 0
         room = self._admit(wanted, cost)
         if room < wanted:
             self.refuse("budget", name, wanted - room)
-        return families[name][2], room
+        return (families[name], room) if room else (None, 0)
 
     def _admit(self, wanted: int, cost: int) -> int:
         """How many series there is room for, of those that cost so much each."""

@@ -105,9 +105,9 @@ def _add_health(app: flask.Flask, served: Served) -> None:
         accept = flask.request.headers.get("Accept", "")
         openmetrics, content_type = exposition.negotiate(accept)
         # In this order: the exporter's own say how many series the runs have.
-        body = served.metrics.render(openmetrics)
-        body += own_metrics(served.registry, openmetrics)
-        return flask.Response(body, content_type=content_type)
+        pieces = served.metrics.pieces(openmetrics)
+        pieces.append(own_metrics(served.registry, openmetrics))
+        return flask.Response(b"".join(pieces), content_type=content_type)
 
     @app.get("/-/healthy")
     def healthy() -> tuple[str, int]:

@@ -71,17 +71,17 @@ class Described:
     series: Sequence[Union[One, Many]]
 
     def ours(self) -> Family:
-        return Family(
-            self.name, self.type, self.help, [self._our(s) for s in self.series]
-        )
-
-    def _our(self, series: Union[One, Many]) -> Any:
-        labels = zip(self.labels, series.labels)
-        if isinstance(series, One):
-            made = prefix(self.name, self.type, labels)
-            return made, series.value, series.exemplar
-        buckets = Buckets(self.name, labels, series.bounds)
-        return buckets, series.counts, series.total, series.exemplars
+        made = Family(self.name, self.type, self.help)
+        for series in self.series:
+            labels = zip(self.labels, series.labels)
+            if isinstance(series, One):
+                line = prefix(self.name, self.type, labels)
+                made.add(line, series.value, series.exemplar)
+            else:
+                buckets = Buckets(self.name, labels, series.bounds)
+                counts, exemplars = series.counts, series.exemplars
+                made.add_histogram(buckets, counts, series.total, exemplars)
+        return made
 
     def theirs(self) -> Any:
         made = {
@@ -340,10 +340,12 @@ def test_what_is_prepared_is_used_again_and_keeps_nothing() -> None:
     buckets = Buckets("seconds", [], [1.0])
 
     def body(value: float, exemplar: Optional[Exemplar]) -> bytes:
-        point = (line, value, exemplar)
-        spread = (buckets, [int(value), 1], value, {0: exemplar} if exemplar else None)
-        steps = Family("steps", "counter", "", [point])
-        return render([steps, Family("seconds", "histogram", "", [spread])], True)
+        steps = Family("steps", "counter", "")
+        steps.add(line, value, exemplar)
+        seconds = Family("seconds", "histogram", "")
+        exemplars = {0: exemplar} if exemplar else None
+        seconds.add_histogram(buckets, [int(value), 1], value, exemplars)
+        return render([steps, seconds], True)
 
     first = body(1.0, None)
     second = body(2.0, TRACE)
@@ -354,28 +356,44 @@ def test_what_is_prepared_is_used_again_and_keeps_nothing() -> None:
     assert body(1.0, None) == first
 
 
-def test_series_may_come_from_an_iterator() -> None:
-    values = {prefix("loss", "gauge", [("run", run)]): 0.5 for run in "ab"}
-    points = ((line, value, None) for line, value in values.items())
-    body = render([Family("loss", "gauge", "", points)], openmetrics=False)
-    assert body.endswith(b'loss{run="a"} 0.5\nloss{run="b"} 0.5\n')
+def test_series_may_be_added_together() -> None:
+    family = Family("loss", "gauge", "")
+    family.extend([prefix("loss", "gauge", [("run", run)]) for run in "ab"], (0.5, 2))
+    body = render([family], openmetrics=False)
+    assert body.endswith(b'loss{run="a"} 0.5\nloss{run="b"} 2.0\n')
+    with pytest.raises(ValueError, match="2 numbers for 1 series"):
+        family.extend([prefix("loss", "gauge", [])], [1.0, 2.0])
+
+
+def test_a_family_says_whether_it_has_series() -> None:
+    family = Family("loss", "gauge", "")
+    assert not family
+    family.add(prefix("loss", "gauge", []), 1.0)
+    assert family
+
+
+def filled(buckets: Buckets, counts: Sequence[float], total: float) -> str:
+    """A histogram's lines, without the header of its family."""
+    family = Family("seconds", "histogram", "")
+    family.add_histogram(buckets, counts, total)
+    return render([family], openmetrics=False).decode().split("histogram\n")[1]
 
 
 def test_whole_floats_and_ints_are_the_same_counts() -> None:
     buckets = Buckets("seconds", [], [1.0, 2.0])
-    assert buckets.fill([1, 0, 10**6], 5) == buckets.fill([1.0, 0.0, 1e6], 5.0)
+    assert filled(buckets, [1, 0, 10**6], 5) == filled(buckets, [1.0, 0.0, 1e6], 5.0)
 
 
 def test_infinity_among_the_bounds_is_not_written_twice() -> None:
-    without = Buckets("seconds", [], [1.0])
-    assert Buckets("seconds", [], [1.0, math.inf]).fill([1, 2], 3.0) == without.fill(
-        [1, 2], 3.0
+    without, with_it = ([1.0], [1.0, math.inf])
+    assert filled(Buckets("seconds", [], with_it), [1, 2], 3.0) == filled(
+        Buckets("seconds", [], without), [1, 2], 3.0
     )
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_an_odd_count_does_not_break_the_scrape(odd: float) -> None:
-    text = Buckets("seconds", [], [1.0, 2.0]).fill([2, odd, 1], odd)
+    text = filled(Buckets("seconds", [], [1.0, 2.0]), [2, odd, 1], odd)
     assert text.startswith('seconds_bucket{le="1.0"} 2.0\nseconds_bucket{le="2.0"} ')
     assert text.endswith(f"seconds_sum {floatToGoString(odd)}\n")
 
@@ -389,7 +407,7 @@ def test_whatever_the_counts_are_what_is_written_are_numbers(
     counts: List[float],
 ) -> None:
     buckets = Buckets("seconds", [], range(1, len(counts)))
-    lines = buckets.fill(counts, 0.0).splitlines()[: len(counts)]
+    lines = filled(buckets, counts, 0.0).splitlines()[: len(counts)]
     for line, value in zip(lines, map(float, accumulate(counts))):
         assert repr(float(line.rpartition(" ")[2])) == repr(value)
 
@@ -398,13 +416,16 @@ def test_a_number_of_numpy_is_a_number() -> None:
     numpy = pytest.importorskip("numpy")
     line = prefix("loss", "gauge", [])
     for value in (numpy.float64(0.5), numpy.float32(0.5), numpy.int64(2)):
-        body = render([Family("loss", "gauge", "", [(line, value, None)])], False)
+        family = Family("loss", "gauge", "")
+        family.add(line, value)
+        body = render([family], openmetrics=False)
         assert body.endswith(f"\nloss {float(value)}\n".encode())
 
 
 def test_a_gauge_has_no_exemplar() -> None:
-    point = (prefix("loss", "gauge", []), 1.0, TRACE)
-    body = render([Family("loss", "gauge", "", [point])], openmetrics=True)
+    family = Family("loss", "gauge", "")
+    family.add(prefix("loss", "gauge", []), 1.0, TRACE)
+    body = render([family], openmetrics=True)
     assert body.endswith(b"\nloss 1.0\n# EOF\n")
 
 
@@ -428,7 +449,7 @@ def test_pieces_are_joined_with_the_body_of_prometheus_client() -> None:
 def test_a_wrong_name_is_refused(name: str) -> None:
     for kind in ("counter", "gauge", "histogram"):
         with pytest.raises(ValueError, match="name"):
-            Family(name, kind, "", [])  # type: ignore[arg-type]
+            Family(name, kind, "")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name"):
         prefix(name, "gauge", [])
     with pytest.raises(ValueError, match="name"):
@@ -437,10 +458,10 @@ def test_a_wrong_name_is_refused(name: str) -> None:
 
 def test_a_counter_is_named_without_total() -> None:
     with pytest.raises(ValueError, match="_total"):
-        Family("steps_total", "counter", "", [])
+        Family("steps_total", "counter", "")
     with pytest.raises(ValueError, match="_total"):
         prefix("steps_total", "counter", [])
-    assert prefix("steps_total", "gauge", []) == "steps_total "
+    assert prefix("steps_total", "gauge", []) == b"\nsteps_total "
 
 
 @pytest.mark.parametrize(
@@ -466,12 +487,12 @@ def test_wrong_labels_are_refused(labels: List[Tuple[str, str]]) -> None:
 def test_le_is_the_buckets_own_label() -> None:
     with pytest.raises(ValueError, match="le"):
         Buckets("seconds", [("le", "1")], [1.0])
-    assert prefix("steps", "gauge", [("le", "1")]) == 'steps{le="1"} '
+    assert prefix("steps", "gauge", [("le", "1")]) == b'\nsteps{le="1"} '
 
 
 def test_help_that_is_no_text_is_refused() -> None:
     with pytest.raises(UnicodeEncodeError):
-        Family("steps", "counter", "\udcff", [])
+        Family("steps", "counter", "\udcff")
 
 
 @pytest.mark.parametrize(
@@ -485,17 +506,19 @@ def test_bounds_that_do_not_rise_are_refused(bounds: List[float]) -> None:
 @pytest.mark.parametrize("counts", [[], [1], [1, 2, 3]])
 def test_counts_for_other_buckets_are_refused(counts: List[int]) -> None:
     with pytest.raises(ValueError, match="buckets"):
-        Buckets("seconds", [], [1.0]).fill(counts, 0.0)
+        filled(Buckets("seconds", [], [1.0]), counts, 0.0)
 
 
 def test_an_exemplar_of_no_bucket_is_refused() -> None:
+    buckets, family = Buckets("seconds", [], [1.0]), Family("seconds", "histogram", "")
     with pytest.raises(IndexError):
-        Buckets("seconds", [], [1.0]).fill([1, 2], 0.0, {2: TRACE})
+        family.add_histogram(buckets, [1, 2], 0.0, {2: TRACE})
+    assert not family
 
 
 def test_an_exemplars_labels_have_128_characters_at_most() -> None:
     # Characters, not bytes.
-    assert Exemplar((("trace", "ü" * 123),), 1.0).text.startswith(" # {")
+    assert Exemplar((("trace", "ü" * 123),), 1.0).text.startswith(b" # {")
     with pytest.raises(ValueError, match="128"):
         Exemplar((("trace", "x" * 124),), 1.0)
 
