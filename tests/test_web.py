@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -663,3 +664,22 @@ def test_steps_are_served_as_the_api_says_them(bench: Bench) -> None:
     assert (
         'experiment_steps_total{experiment="demo",mode="train",run="run"} 9.0' in text
     )
+
+
+@pytest.mark.parametrize(
+    ("accepts", "zipped"),
+    [("", False), ("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False)],
+)
+@pytest.mark.parametrize("format_", ["text/plain", "application/openmetrics-text"])
+def test_a_scrape_is_compressed_for_whoever_takes_it(
+    bench: Bench, accepts: str, zipped: bool, format_: str
+) -> None:
+    open_run(bench)
+    headers = {"Accept": format_, "Accept-Encoding": accepts}
+    answer = bench.client.get("/metrics", headers=headers)
+    assert answer.headers.get("Content-Encoding") == ("gzip" if zipped else None)
+    assert int(answer.headers["Content-Length"]) == len(answer.data)
+    assert {*answer.headers["Vary"].split(", ")} >= {"Accept", "Accept-Encoding"}
+    body = gzip.decompress(answer.data) if zipped else answer.data
+    assert b"experiment_run_info{" in body
+    assert body.endswith(b"# EOF\n") == ("openmetrics" in format_)
