@@ -13,6 +13,7 @@ measurement:
 """
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -121,6 +122,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="only see that it runs")
     options = parser.parse_args(arguments)
     rounds, steps = (1, 500) if options.tiny else (options.rounds, options.steps)
+    if importlib.util.find_spec("gymnasium") is None:
+        say("gymnasium is not installed: there is no loop to measure")
+        return
     say(machine("gymnasium"))
     say(f"medians of {rounds} rounds of {steps:,} steps, microseconds a step")
     say()

@@ -20,7 +20,7 @@ from exporter import exposition, names
 from exporter.complaints import Complaints
 from exporter.exposition import Buckets, Exemplar, Family, Prefix
 from exporter.merge import Key, Line
-from exporter.runs import Mode, Run, Tally
+from exporter.runs import Closing, Mode, Run, Tally
 from exporter.state import State
 from exporter.verdict import STATES, Rules, Verdict, verdict
 
@@ -123,6 +123,9 @@ class RunMetrics:
         self._looked = -math.inf
         self._complaints = Complaints(logger)
         self._texts: dict[tuple[str, str], _Texts] = {}
+        # Runs that ended so long ago that they are not served, as they ended: there may
+        # be very many, and one that is resumed has not ended, or ends anew.
+        self._over: dict[str, Closing] = {}
         # By run and reason: the most that were refused at once, and are counted.
         self._counted: dict[tuple[str, str], int] = {}
 
@@ -149,14 +152,24 @@ class RunMetrics:
             runs = list(self._state.runs.values())
         texts: dict[tuple[str, str], _Texts] = {}
         for run in runs:
+            if run.closed is not None and self._over.get(run.id) is run.closed:
+                continue
             with self._state.lock:
                 judged = verdict(run, now, self._rules)
-                if self._served(judged, now):
+                if not self._served(judged, now):
+                    if run.closed is not None:
+                        self._over[run.id] = run.closed
+                else:
                     key = run.id, run.experiment
                     texts[key] = self._texts.get(key) or _Texts()
                     part = _RunSheet(sheet, run, texts[key], self._budget)
                     self._collect(part, run, judged, now)
         self._texts = texts  # those of runs that are gone go
+        if len(self._over) > len(runs):
+            there = {run.id for run in runs}
+            self._over = {
+                name: how for name, how in self._over.items() if name in there
+            }
         self._count(sheet, {run.id for run in runs})
         return [family for family in sheet.families.values() if family]
 

@@ -402,6 +402,27 @@ def test_series_of_an_ended_run_go_after_the_time_of_grace() -> None:
     assert bench.metrics._texts == {}, "their texts go too"
 
 
+def test_a_run_that_is_resumed_or_begun_again_is_served_again() -> None:
+    bench = Bench(grace_seconds=900.0)
+    ended_run(bench)
+    bench.now = NOON + 901
+    assert bench.text() == bench.text() == ""
+    again = Teller(5, at=NOON + 950)
+    bench.tell("run", again.opened(), again.run_opened())
+    assert bench.value("experiment_run_state", state="starting") == 1
+    bench.tell("run", again.run_closed("completed"), again.closed())
+    bench.now = NOON + 1800
+    assert bench.value("experiment_run_state", state="completed") == 1
+    bench.now = NOON + 1900
+    assert bench.text() == bench.text() == ""
+    bench.state.forget("run")
+    assert bench.text() == ""
+    assert bench.metrics._over == {}
+    ended_run(bench)
+    bench.now = NOON + 900
+    assert bench.samples("experiment_run_state")
+
+
 # --- budgets ----------------------------------------------------------------------
 
 
