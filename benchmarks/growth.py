@@ -39,8 +39,12 @@ def story(run: str, number: int, episodes: int) -> list[wire.AnyRecord]:
     """All that a source says which has had so many episodes and has completed."""
     records = introduction(run, number, FEW)
     records += episodes_of(run, number, episodes, first=4)
-    last, who = 4 + 2 * episodes, source_id(number)
-    return [*records, wire.SourceClosed(run, who, last, time.time(), "completed")]
+    last, who, now = 4 + 2 * episodes, source_id(number), time.time()
+    return [
+        *records,
+        wire.RunClosed(run, who, last, now, "completed"),
+        wire.SourceClosed(run, who, last + 1, now, "completed"),
+    ]
 
 
 def write(journal: Journal, run: str, number: int, episodes: int, at: float) -> None:
