@@ -20,6 +20,10 @@ HOPEFUL_EXIT = 1.0
 """Seconds for the handshake, at an exit, with who has accepted the connection or has
 not yet turned it away on this machine: a busy one takes longer than it should."""
 UNANSWERED_EXIT = 0.04
+GATHERED = 0.02
+"""Seconds after a sending until the next: each takes the interpreter's lock from the
+experiment, for 0.1 to 0.3 ms. A loop with 3,000 episodes a second had half of its speed
+on Python 3.8 while each was sent by itself. What comes after a pause goes at once."""
 SAVING_EXIT = 2.0
 """Seconds more that an exit waits for a slow disk, where something is left to write."""
 
@@ -41,6 +45,8 @@ class Sender(threading.Thread):
             signals.take_none()
             while not self._closing.is_set():
                 self._pump()
+                if line.greeted or not line.hopeful:
+                    self._closing.wait(GATHERED)
             drain(line, self._timeout)
         except Exception:
             logger.warning("episight: the sender failed", exc_info=True)

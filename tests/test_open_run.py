@@ -14,7 +14,7 @@ import pytest
 
 import experiment_hooks as eh
 from experiment_hooks import run as run_module
-from experiment_hooks import wire
+from experiment_hooks import sender, wire
 from experiment_hooks.disabled import NoRun
 from experiment_hooks.metrics import NO_SERIES
 from experiment_hooks.no_episode import NO_EPISODE
@@ -308,6 +308,20 @@ def test_the_variables_are_set_while_the_run_is_open(listener: Listener) -> None
         assert variables() == (run.id, run.token)
         assert bytes.fromhex(run.token) == listener_source(listener, run)
     assert variables() == (None, None)
+
+
+def test_records_are_gathered_and_a_close_does_not_wait_for_that(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "GATHERED", 300.0)
+    with eh.open_run("mug") as run:
+        listener.wait_for(lambda: listener.records("run_opened"))
+        before = len(listener.heard(wire.Records))
+        for _ in range(20):
+            with run.episode():
+                pass
+    assert len(listener.episodes()) == 20
+    assert len(listener.heard(wire.Records)) - before <= 2
 
 
 def listener_source(listener: Listener, run: eh.Run) -> bytes:
