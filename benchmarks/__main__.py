@@ -24,6 +24,7 @@ OF_THE_EXPORTER = {
     "live": "what it costs to be looked at",
     "memory": "what is held in memory",
     "growth": "what grows with what",
+    "limits": "what the machine itself does at best",
 }
 
 
