@@ -38,6 +38,7 @@ MAX_LAST_SEEN = 1000
 MAX_LAST_SEEN_BYTES = 256 * 1024 * 1024
 """Of how many failed episodes, and in how many bytes, it is kept how they looked."""
 _EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
+_NEW_EPISODES = f"INSERT OR IGNORE INTO episodes ({_EPISODE}) VALUES {{}}"
 _VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
 
 
@@ -246,8 +247,9 @@ class Journal:
                 if isinstance(entry.record, wire.EpisodeEnded)
             ]
         )
-        db.executemany(
-            f"INSERT OR IGNORE INTO episodes ({_EPISODE}) VALUES ({_VALUES}, ?9)",
+        _insert(
+            db,
+            _NEW_EPISODES,
             [_episode_row(one, LOST_OUTCOME, trace) for one in batch.lost_episodes],
         )
         # In the table's own order, which is faster.
@@ -267,7 +269,7 @@ class Journal:
     def _write_ends(self, ends: list[tuple[object, ...]]) -> None:
         db = self._db
         before = db.total_changes
-        _insert(db, f"INSERT OR IGNORE INTO episodes ({_EPISODE}) VALUES {{}}", ends)
+        _insert(db, _NEW_EPISODES, ends)
         if db.total_changes - before == len(ends):
             return
         # A late end replaces the row of a lost episode: late is 1, or 2 where the lost

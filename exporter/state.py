@@ -262,7 +262,7 @@ class State:
         source.started.pop(record.number, None)
         source.lost_episodes.discard(record.number)
         run.progress_at = max(run.progress_at, at)
-        mode = run.modes.get(record.mode) or run.mode(record.mode)
+        mode = run.mode(record.mode)
         mode.ended_at(at)
         outcome, outcomes = record.outcome, mode.outcomes
         if outcome not in outcomes and len(outcomes) >= MAX_OUTCOMES:
