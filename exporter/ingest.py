@@ -41,7 +41,7 @@ AT_ONCE = 500
 # A peer that vanished without a word is noticed after some 20 s. Not by ZeroMQ's
 # heartbeat: where a connection ends while so much of it waits that no more is read, its
 # timer aborts the process (libzmq 4.3.5, "Assertion failed: !_io_error").
-_NOTICED_BY_THE_KERNEL = (
+NOTICED_BY_THE_KERNEL = (
     (zmq.TCP_KEEPALIVE, 1),
     (zmq.TCP_KEEPALIVE_IDLE, 5),
     (zmq.TCP_KEEPALIVE_INTVL, 5),
@@ -126,7 +126,7 @@ class Ingest(threading.Thread):
             (zmq.RCVHWM, 3000),  # more than a source has under way
             (zmq.HANDSHAKE_IVL, 10000),
             (zmq.BACKLOG, 4096),
-            *_NOTICED_BY_THE_KERNEL,
+            *NOTICED_BY_THE_KERNEL,
         ):
             self._socket.setsockopt(option, value)
         if ":" in host:

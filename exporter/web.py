@@ -10,7 +10,6 @@ import csv
 import gzip
 import io
 import json
-import math
 import secrets
 import threading
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from prometheus_client.openmetrics.exposition import (
 from werkzeug.exceptions import HTTPException
 
 from experiment_hooks import wire
-from exporter import exposition, lastseen, views
+from exporter import exposition, jsonable, lastseen, views
 from exporter._version import version
 from exporter.access import Access
 from exporter.ingest import Ingest
@@ -284,30 +283,11 @@ def _number(text: str, name: str, least: int, most: int) -> int:
 
 
 def _json(value: Any) -> flask.Response:
-    # NaN and infinities are no JSON: null, as browsers' own JSON.stringify writes them.
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        text = json.dumps(_plain(value), allow_nan=False)
+        text = json.dumps(jsonable.plain(value), allow_nan=False)
     return flask.Response(text, mimetype="application/json")
-
-
-def _plain(value: Any) -> Any:
-    """What a source said, as JSON can say it: bytes and times as text, for instance."""
-    if isinstance(value, dict):
-        return {_name(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
-
-
-def _name(key: Any) -> Any:
-    fits = key is None or isinstance(key, (bool, int, str))
-    return key if fits else str(key)
 
 
 def _csv(episodes: list[dict[str, Any]]) -> flask.Response:

@@ -57,6 +57,7 @@ class Writer(threading.Thread):
         acknowledge: tells ingest which records are committed.
         acknowledge_sample: likewise, of a sample that was delivered from disk.
         on_change: called after each commit that changed something to be seen.
+        on_commit: called with each batch that is committed and folded.
         rules: of the verdict.
         lost_after: seconds after a source's loss when its episodes are closed.
         retention: seconds after its end when a run is deleted; 0 keeps all.
@@ -82,6 +83,7 @@ class Writer(threading.Thread):
         max_traces: int = 0,
         forget_links: Callable[[list[bytes]], None] = lambda sources: None,
         present_of: lastseen.PresentOf = lambda source: None,
+        on_commit: Callable[[Batch], None] = lambda batch: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="writer", daemon=True)
@@ -97,6 +99,7 @@ class Writer(threading.Thread):
         self._acknowledge = acknowledge
         self._acknowledge_sample = acknowledge_sample
         self._on_change = on_change
+        self._on_commit = on_commit
         self._rules = rules
         self._retention = retention
         self._max_traces = max_traces
@@ -325,6 +328,7 @@ class Writer(threading.Thread):
             self._acknowledge(settled)
         with self._state.lock:
             self._apply(batch)
+        self._on_commit(batch)
 
     def _sift(
         self, batch: Batch, settled: list[tuple[Peer, int]], error: Exception
