@@ -499,6 +499,8 @@ class Exporter:
         """Where the page and the API are: ``http://127.0.0.1:PORT``."""
         self.ingest = ""
         """Where the hooks connect to: ``tcp://127.0.0.1:PORT``."""
+        self.tap = ""
+        """Where others listen, if anywhere."""
 
     # --- its life ---
 
@@ -531,6 +533,7 @@ class Exporter:
 
         found = eventually(addresses, deadline, f"the exporter ready\n{self.output}")
         self.web, self.ingest = found["web"].rstrip("/"), found["ingest"]
+        self.tap = found.get("tap", "")
         self._ports = (_port(self.web), _port(self.ingest))
         eventually(lambda: self.get("/-/ready").status == 200, deadline, "/-/ready")
         return self
