@@ -246,6 +246,7 @@ class Notifier(threading.Thread):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="notify", daemon=True)
+        self._changes: Changes
         self.webhook = Webhook(url)
         self._state = state
         self._rules = rules
@@ -256,13 +257,17 @@ class Notifier(threading.Thread):
         self._troubles: dict[str, str] = {}
         self._closing = threading.Event()
 
+    def start(self) -> None:
+        """Begin: what is so by now is not told."""
+        self._changes = Changes(self._state, self._rules, self._clock())
+        self.webhook.start()
+        super().start()
+
     def run(self) -> None:
         """Look once a second, until closed."""
-        self.webhook.start()
-        changes = Changes(self._state, self._rules, self._clock())
         while not self._closing.wait(LOOK_EACH):
-            self._look(changes)
-        self._look(changes)
+            self._look()
+        self._look()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Tell what can still be told within the time; again: nothing."""
@@ -272,10 +277,10 @@ class Notifier(threading.Thread):
             self.join(timeout)
         self.webhook.close(max(0.0, end - time.monotonic()))
 
-    def _look(self, changes: Changes) -> None:
+    def _look(self) -> None:
         now = self._clock()
         try:
-            for change in changes.look(now):
+            for change in self._changes.look(now):
                 before = self._to_tell(change, now)
                 if before is not None:
                     page = self._page(change.run)
