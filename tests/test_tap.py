@@ -327,6 +327,23 @@ def test_what_is_too_much_for_the_tap_is_dropped_and_counted(
     assert tap._number == tap._bytes == 0
 
 
+def test_who_leaves_is_noticed_while_there_is_ever_more_to_say(
+    tap: Tap,
+    state: State,
+    listen: Callable[..., Listener],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = listen(tap.address)
+    eventually(lambda: tap._wanted)
+    batch = logs(state, 100)
+    item = ((batch.entries, False), 0, 0)
+    monkeypatch.setattr(tap, "_take", lambda: item[0])
+    tap._waiting.append(item)
+    eventually(lambda: len(one.heard) > 1000)
+    one.socket.close(0)
+    eventually(lambda: not tap._wanted)
+
+
 def test_what_cannot_be_said_costs_only_itself(
     tap: Tap, state: State, listen: Callable[..., Listener]
 ) -> None:
