@@ -160,7 +160,8 @@ class Image(Part):
 class Moment(Part):
     """What one step looked like. ``state`` is plain values, encoded (see ``plain``).
 
-    ``episode`` is its number in the source, or None for a state of the run itself.
+    ``episode`` is its number in the source, or None for a state of the run itself; what
+    follows the images says which episode that is, for those that are over in no time.
     """
 
     time: float
@@ -169,6 +170,10 @@ class Moment(Part):
     state: bytes = b""
     scores: Dict[str, float] = {}
     images: Tuple[Image, ...] = ()
+    mode: str = ""
+    epoch: Optional[int] = None
+    index: Optional[int] = None
+    target: Optional[str] = None
 
 
 # --- records: not lost --------------------------------------------------------------

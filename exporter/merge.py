@@ -43,8 +43,8 @@ class Schema:
     """
 
     __slots__ = (
-        "__weakref__", "_blocks", "columns", "last_gauges", "metrics", "refused",
-        "series", "width",
+        "__weakref__", "_blocks", "_steps", "columns", "last_gauges", "metrics",
+        "refused", "series", "width",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Schema:
             at += wire.slots(spec)
         self.columns = tuple(columns.values())
         self._blocks: tuple[Block, ...] | None = None
+        self._steps: tuple[int, ...] | None = None
         self.refused = tuple(refused)
         self.width = at
         self.last_gauges = tuple(
@@ -85,6 +86,13 @@ class Schema:
                 found.setdefault(id(column.spec), []).append(column)
             self._blocks = tuple(map(Block, found.values()))
         return self._blocks
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The places of the steps' totals, one a mode."""
+        if self._steps is None:
+            self._steps = tuple(c.start for c in self.columns if c.key[0] == "steps")
+        return self._steps
 
     def goes_on_with(self, record: wire.Schema) -> bool:
         """Whether the record's numbers go on where this schema ends."""

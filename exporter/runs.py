@@ -6,6 +6,7 @@ has them; everybody else reads them under that lock, and keeps no reference. Tim
 passed in: nothing is read from a clock, a socket or a disk.
 """
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -154,6 +155,13 @@ class Source:
     def missing(self) -> int:
         """Records announced that have not come (yet, while it lives)."""
         return max(0, self.announced - self.received.count)
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has taken, as far as its newest totals say."""
+        totals = self.totals
+        found = sum(totals[at] for at in self.schema.steps if at < len(totals))
+        return int(found) if math.isfinite(found) else 0
 
     def has_dropped(self, dropped: Mapping[str, int]) -> None:
         """So much it has dropped itself, by reason: that only grows."""

@@ -285,9 +285,8 @@ def test_between_sources_one_switches_and_the_page_never_does(
     eventually(lambda: len([s for s in sources(exporter) if s["open"]]) == 2)
     opened(chromium_page, f"{exporter.web}/runs/two")
     shows(chromium_page, "#state", "who child")  # its episode is the older one
-    chromium_page.locator("#chooser summary").click()
     owner = next(s for s in sources(exporter) if s["role"] == "owner")
-    chromium_page.locator("#chooser a", has_text=owner["name"]).click()
+    chromium_page.locator("#strip a", has_text=owner["name"]).click()
     shows(chromium_page, "#connection", "live")
     shows(chromium_page, "#where", "Step")
     shown = chromium_page.locator("#where dl").get_attribute("data-source")

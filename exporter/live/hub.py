@@ -11,12 +11,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from markupsafe import Markup
 
+from exporter.live.evidence import Chart, Point
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
 from exporter.present import Presents
@@ -93,6 +94,11 @@ class Rendering:
             order = [*rows]
             known = old_orders.get(name, (0, []))
             self.orders[name] = known if known[1] == order else (number, order)
+        old_charts = before.charts if before else {}
+        self.charts: dict[str, DrawnChart] = {
+            name: DrawnChart(number, chart, old_charts.get(name))
+            for name, chart in shown.charts.items()
+        }
         # Most browsers have the same rendering before this one: written once for all.
         self._messages: dict[int, str] = {}
 
@@ -119,12 +125,56 @@ class Rendering:
             changes: dict[str, object] = {}
             if version > has:
                 changes["order"] = order
-            if newer := _newer(rows, has):
-                changes["rows"] = newer
+            if fresh := _newer(rows, has):
+                changes["rows"] = fresh
             if changes:
                 lists[name] = changes
         if lists:
             said["lists"] = lists
+        charts = {
+            name: newer
+            for name, chart in self.charts.items()
+            if (newer := chart.since(has))
+        }
+        if charts:
+            said["charts"] = charts
+        return said
+
+
+class DrawnChart:
+    """A chart, and in which rendering each of its points came."""
+
+    def __init__(self, number: int, chart: Chart, before: "DrawnChart | None") -> None:
+        self._chart = chart
+        self._number = number
+        self._versions: list[int] = []
+        if before is None:
+            self._versions = [number] * len(chart.points)
+        elif before._chart is chart:
+            self._number, self._versions = before._number, before._versions
+        else:
+            known = dict(zip(before._chart.points, before._versions, strict=True))
+            self._versions = [known.get(point, number) for point in chart.points]
+        self._lines: int = number
+        if before is not None and before._chart.lines == chart.lines:
+            self._lines = before._lines
+
+    def since(self, has: int) -> dict[str, object]:
+        """What a page draws anew that has the rendering ``has``.
+
+        All points from the first new one on: the page drops those it has from there on.
+        """
+        if self._number <= has:
+            return {}
+        points: Sequence[Point] = self._chart.points
+        first = next((n for n, v in enumerate(self._versions) if v > has), len(points))
+        said: dict[str, object] = {"points": points[first:]}
+        if self._lines > has:
+            said["lines"] = self._chart.lines
+        if first == 0:
+            said["begin"] = self._chart.begin
+        elif points:
+            said["from"] = points[0][0]
         return said
 
 

@@ -17,9 +17,11 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import view
+from exporter.live import pictures, strip, view
+from exporter.live.evidence import Evidence
+from exporter.live.strip import Standing, Strip
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
-from exporter.present import Present, Presents
+from exporter.present import Picture, Present, Presents
 from exporter.reader import Reader
 from exporter.runs import Run, Source
 from exporter.state import State
@@ -28,7 +30,6 @@ from exporter.verdict import ENDED, Rules
 LOG_LINES = 200
 EPISODES = 20
 SOURCES_LISTED = 100
-SOURCES_OFFERED = 30
 RATE_SECONDS = 10.0
 REST = 20.0
 """A copy of the state that took t seconds is not made again for so many times t."""
@@ -63,6 +64,7 @@ class _Copy:
     more_sources: int
     logs: dict[int, Json]
     ends: int
+    standings: list[Standing]
 
 
 class Pace:
@@ -105,6 +107,8 @@ class RunScene:
         self._last_seen: tuple[object, Json | None] = (None, None)
         self._ended: dict[tuple[bytes, int], Json] = {}
         self._moments = Moments()
+        self._evidence = Evidence()
+        self._strip = Strip()
 
     def look(self, now: float) -> Shown:
         """What the page shows now."""
@@ -118,6 +122,7 @@ class RunScene:
         rates = self._rates.seen(run, now)
         rows = self._episodes(copy)
         moment, seen = self._moment(copy), self._seen_last(copy)
+        stand = self._strip.seen(copy.standings)
         error = run["error"] or self._its_error(copy)
         shown, good, old = hexadecimal(self._source), run["success"], draw.rows("log")
         return (
@@ -128,6 +133,11 @@ class RunScene:
             )
             | draw("last-seen", (seen,), lambda: view.last_seen(self._id, seen))
             | draw("modes", (copy.mark, whole), lambda: view.modes(run, rates, whole))
+            | draw(
+                "strip",
+                (copy.mark, shown, whole),
+                lambda: view.sources_strip(stand, shown, whole),
+            )
             | draw("moment", (moment, whole), lambda: view.moment(moment, now))
             | draw(
                 "episodes",
@@ -180,6 +190,7 @@ class RunScene:
             more,
             _log_lines(run, self._copy),
             sum(mode.ended + mode.lost for mode in run.modes.values()),
+            strip.standings(run),
         )
 
     def _episodes(self, copy: _Copy) -> dict[int, Json]:
@@ -248,15 +259,16 @@ class RunScene:
     def _moment(self, copy: _Copy) -> Moment:
         shown = hexadecimal(self._source)
         source = next((one for one in copy.sources if one["source"] == shown), None)
-        several = len(copy.sources) + copy.more_sources > 1
-        others = tuple(copy.sources[:SOURCES_OFFERED]) if several or not source else ()
-        more = len(copy.sources) + copy.more_sources - len(others) if others else 0
         present = self._parts.presents.of(self._source) if self._source else None
         if present is not None and present.run != self._id:
             present = None
-        return self._moments.seen(
-            Moment(self._id, source, others, more), present, self._episode(present)
+        seen = self._moments.seen(
+            Moment(self._id, source), present, self._episode(present)
         )
+        if not self._source or present is None:
+            return seen
+        drawn = self._evidence.seen(self._parts.presents.glimpses(self._source))
+        return replace(seen, drawn=tuple(drawn))
 
     def _episode(self, present: Present | None) -> Json | None:
         """The moment's episode: as it stands, else as it started, else as it ended."""
@@ -358,6 +370,7 @@ class Moments:
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[object, ShownValue]] = {}
+        self._extents: dict[str, tuple[Picture, tuple[float, float] | None]] = {}
         self._episode: tuple[int | None, Json | None] = (None, None)
 
     def seen(
@@ -381,9 +394,29 @@ class Moments:
             at=max(present.seen.values(), default=present.received),
             values=states,
             scores=dict(moment.scores) if moment else {},
-            images=tuple(_images(present)),
+            images=tuple(self._images(present)),
             streams=streams,
         )
+
+    def _images(self, present: Present) -> Iterable[ShownImage]:
+        known, self._extents = self._extents, {}
+        for picture in present.pictures.values():
+            image, at = picture.image, picture.received
+            if len(image.shape) not in (2, 3):
+                continue
+            found = known.get(image.name)
+            if found is None or found[0] is not picture:
+                found = picture, pictures.extent(image, picture.data)
+            self._extents[image.name] = found
+            yield ShownImage(
+                image.name,
+                image.shape,
+                image.dtype,
+                image.stride,
+                at,
+                f"{at:.3f}",
+                found[1],
+            )
 
     def _shown(
         self, present: Present
@@ -425,13 +458,3 @@ def _plain(data: bytes) -> Any:
         return wire.decode_plain(data)
     except wire.WireError as error:
         return f"... unreadable: {error}"
-
-
-def _images(present: Present) -> Iterable[ShownImage]:
-    for picture in present.pictures.values():
-        image, at = picture.image, picture.received
-        if len(image.shape) in (2, 3):
-            version = f"{at:.3f}"
-            yield ShownImage(
-                image.name, image.shape, image.dtype, image.stride, at, version
-            )

@@ -9,13 +9,17 @@ an id of its own, so that only those that differ need to be sent.
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 import jinja2
 from markupsafe import Markup
 
-from exporter.live import words
+from exporter.live import strip, words
+from exporter.live.evidence import Belief, Chart, parted
+from exporter.live.strip import Standing
 from exporter.live.tree import tree
 from exporter.verdict import ENDED, STATES
 
@@ -51,18 +55,27 @@ class Shown:
         parts: the inner HTML of elements, by their id.
         lists: of elements that hold rows, by their id: each row's HTML by the row's id,
             in order.
+        charts: what is drawn by the page's script, by the id of its element.
     """
 
     parts: dict[str, Markup] = field(default_factory=dict)
     lists: dict[str, dict[str, Markup]] = field(default_factory=dict)
+    charts: dict[str, Chart] = field(default_factory=dict)
 
     def __or__(self, other: "Shown") -> "Shown":
-        return Shown(self.parts | other.parts, self.lists | other.lists)
+        return Shown(
+            self.parts | other.parts,
+            self.lists | other.lists,
+            self.charts | other.charts,
+        )
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image's description; ``version`` changes with its bytes."""
+    """An image's description; ``version`` changes with its bytes.
+
+    ``extent`` are the values between which it was stretched, None where it was not.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -70,6 +83,7 @@ class ShownImage:
     stride: int
     at: float
     version: str
+    extent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +102,14 @@ class Moment:
 
     Attributes:
         source: as ``views.source`` says it; None where the run has none (any more).
-        others: sources to switch to, in the same form.
         episode: as ``views.open_episode`` says it, None outside of one.
         at: Unix seconds of the newest thing seen; None where nothing was.
         values: step state, the run's own state.
+        drawn: what the scores were, step by step.
     """
 
     run: str
     source: Json | None = None
-    others: tuple[Json, ...] = ()
-    more_sources: int = 0
     episode: Json | None = None
     step: int = 0
     at: float | None = None
@@ -105,6 +117,7 @@ class Moment:
     scores: Mapping[str, float] = field(default_factory=dict)
     images: tuple[ShownImage, ...] = ()
     streams: tuple[ShownValue, ...] = ()
+    drawn: tuple[Belief, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,7 @@ class Bar:
     name: str
     number: float
     tone: str = ""
+    colour: int | None = None
 
 
 # --- the templates ------------------------------------------------------------------
@@ -154,6 +168,7 @@ def _environment() -> jinja2.Environment:
         duration=words.duration,
         iso=words.iso,
         plural=words.plural,
+        rank=words.rank,
         rate=words.rate,
         real=words.real,
         share=words.share,
@@ -166,6 +181,7 @@ def _environment() -> jinja2.Environment:
 
 _templates = _environment()
 _run: Any = _templates.get_template("run_parts.html").module
+_strip: Any = _templates.get_template("strip_parts.html").module
 _runs: Any = _templates.get_template("runs_parts.html").module
 
 
@@ -197,8 +213,8 @@ def last_seen(run: str, seen: Json | None) -> Shown:
     """What was seen last of the episode that failed, as ``views.last_seen`` says it."""
     if seen is None:
         return Shown({"last-seen": Markup()})
-    bars = scores(seen["scores"])
-    return Shown({"last-seen": _run.last_seen(run, seen, *bars)})
+    found = beliefs(seen["scores"], ())
+    return Shown({"last-seen": _run.last_seen(run, seen, found)})
 
 
 def gone(run: str) -> Shown:
@@ -327,30 +343,81 @@ def _outcome_tone(name: str, success: Sequence[str]) -> str:
     return {"error": "bad", "lost": "warn"}.get(name, "")
 
 
+def sources_strip(found: list[Standing], chosen: str, now: float) -> Shown:
+    """Where the live sources stand, where there is another than the chosen one."""
+    some, more = strip.shown(found, chosen)
+    if [one.source for one in found] == [chosen]:
+        some = []
+    rows = {
+        f"strip-{one.source}": _strip.row(one, one.source == chosen, now)
+        for one in some
+    }
+    return Shown({"strip-head": _strip.head(len(found), more)}, {"strip": rows})
+
+
 def moment(seen: Moment, now: float) -> Shown:
     """What one source looks like now."""
     return Shown(
         {
-            "chooser": _run.chooser(seen),
+            "chosen": _run.chosen(seen),
             "where": _run.where(seen, now),
             "state": _run.values(seen.values),
-            "scores": _run.scores(*scores(seen.scores)),
+            "scores": _run.scores(beliefs(seen.scores, seen.drawn)),
             "images": _run.images(seen, now),
             "streams": _run.streams(seen.streams, now),
-        }
+        },
+        charts={chart_id(one.whose): one.chart for one in seen.drawn},
     )
 
 
-def scores(values: Mapping[str, float]) -> tuple[list[Bar], float, int]:
+@dataclass(frozen=True)
+class ShownBelief:
+    """Whose scores, the id of their chart's element (empty: none), and their bars."""
+
+    whose: str
+    chart: str
+    bars: Sequence[Bar]
+    zero: float
+    more: int
+
+
+def chart_id(whose: str) -> str:
+    """The id of the element of a chart."""
+    return f"chart-{crc32(whose.encode('utf-8', 'replace')):08x}"
+
+
+def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownBelief]:
+    """Scores by whose they are, beside what is drawn of them."""
+    colours = {belief.whose: belief.colours for belief in drawn}
+    found: dict[str, dict[str, float]] = {whose: {} for whose in colours}
+    for name, value in values.items():
+        whose, what = parted(name)
+        found.setdefault(whose, {})[what] = value
+    return [
+        ShownBelief(
+            whose,
+            chart_id(whose) if whose in colours else "",
+            *scores(of_whom, colours.get(whose, {})),
+        )
+        for whose, of_whom in found.items()
+        if of_whom
+    ]
+
+
+def scores(
+    values: Mapping[str, float], colours: Mapping[str, int] = MappingProxyType({})
+) -> tuple[list[Bar], float, int]:
     """Bars for the highest scores, where they begin in percent, how many are left out.
 
     Few keep the order in which they were given, so that they do not jump about; of many
-    the highest come, the highest first. NaN has no bar.
+    those come that are drawn in a colour, then the highest. NaN has no bar.
     """
     names = [*values]
     if len(names) > TOP_SCORES:
-        names = sorted(names, key=lambda name: _height(values[name]), reverse=True)
-        names = names[:TOP_SCORES]
+        first = [name for name in colours if name in values][:TOP_SCORES]
+        rest = [name for name in names if name not in colours]
+        rest.sort(key=lambda name: _height(values[name]), reverse=True)
+        names = [*first, *rest[: TOP_SCORES - len(first)]]
     low, base, high = _extent([values[name] for name in names])
     whole = (high - low) or 1.0
     best = max((_height(values[name]) for name in names), default=None)
@@ -360,7 +427,8 @@ def scores(values: Mapping[str, float]) -> tuple[list[Bar], float, int]:
         end = min(high, max(low, value)) if value == value else base
         start = 100.0 * (min(base, end) - low) / whole
         tone = "best" if value == value and _height(value) == best else ""
-        bars.append(Bar(start, 100.0 * abs(end - base) / whole, name, value, tone))
+        width = 100.0 * abs(end - base) / whole
+        bars.append(Bar(start, width, name, value, tone, colours.get(name)))
     return bars, 100.0 * (base - low) / whole, len(values) - len(names)
 
 

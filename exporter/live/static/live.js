@@ -42,7 +42,7 @@
     for (const { name } of [...node.attributes])
       if (name !== "open" && !wanted.hasAttribute(name)) node.removeAttribute(name);
     if (loading) load(node);
-    morphChildren(node, wanted);
+    if (!("chart" in node.dataset)) morphChildren(node, wanted); // chart.js draws in there
   }
 
   function morphChildren(parent, wanted) {
@@ -98,20 +98,23 @@
   }
 
   // What is read to its end stays at its end.
+  const atEnd = (box) => box.scrollHeight - box.scrollTop - box.clientHeight < 8;
+  const toEnd = (box) => (box.scrollTop = box.scrollHeight);
+
   function following(change, all = false) {
-    const boxes = [...document.querySelectorAll("[data-follow]")];
-    const ends = boxes.filter((b) => all || b.scrollHeight - b.scrollTop - b.clientHeight < 8);
+    const ends = [...document.querySelectorAll("[data-follow]")].filter((box) => all || atEnd(box));
     change();
-    ends.forEach((box) => (box.scrollTop = box.scrollHeight));
+    ends.forEach(toEnd);
   }
 
-  function apply({ parts = {}, lists = {} }) {
+  function apply({ parts = {}, lists = {}, charts = {} }) {
     const each = (found, change) => Object.entries(found).forEach(([id, value]) => {
       const place = document.getElementById(id);
       if (place) change(place, value);
     });
     each(parts, (place, html) => morphChildren(place, parsed(html)));
     each(lists, patchList);
+    each(charts, window.drawChart);
     colourIcon();
   }
 
@@ -181,13 +184,48 @@
 
   // --- the page ---------------------------------------------------------------------
 
+  root.classList.add("scripted");
   root.classList.toggle("can-copy", Boolean(navigator.clipboard));
   document.addEventListener("click", async ({ target }) => {
-    const button = target.closest("[data-copy]");
+    const button = target.closest("[data-copy], [data-follows]");
     if (!button) return;
+    if (button.dataset.follows) return toEnd(document.getElementById(button.dataset.follows));
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
     button.textContent = "Copied";
   });
+
+  for (const button of document.querySelectorAll("[data-follows]")) {
+    const box = document.getElementById(button.dataset.follows);
+    box.addEventListener("scroll", () => button.setAttribute("aria-pressed", atEnd(box)));
+  }
+
+  document.addEventListener("input", ({ target }) => {
+    const box = document.getElementById(target.dataset.leastOf);
+    if (box) following(() => (box.dataset.least = target.value));
+    if ("seek" in target.dataset) seek(target.closest("section"), target.value.trim().toLowerCase());
+  });
+
+  // Of a tree only what has the text in its path or its value, and where that is.
+  function seek(within, text) {
+    let hits = 0;
+    const visit = (row, path, inside) => {
+      const key = row.querySelector(":scope > .k, :scope > details > summary > .k");
+      const here = `${path}.${key ? key.textContent : ""}`.toLowerCase();
+      const rows = row.querySelectorAll(":scope > details > .tree > li");
+      const said = rows.length ? here : `${here} ${row.textContent.toLowerCase()}`;
+      const hit = text !== "" && !inside && said.includes(text);
+      const below = [...rows].map((child) => visit(child, here, inside || hit)).some(Boolean);
+      hits += hit;
+      row.classList.toggle("hit", hit);
+      row.classList.toggle("missed", text !== "" && !(hit || below || inside));
+      const fold = row.querySelector(":scope > details");
+      if (fold && text && (below || hit)) fold.open = true;
+      return hit || below;
+    };
+    for (const row of within.querySelectorAll(":scope > .tree > li")) visit(row, "", false);
+    within.querySelector("[role=status]").textContent = text ? `${hits} found` : "";
+  }
+
   following(() => localise(document), true);
   colourIcon();
   if (document.body.dataset.socket) {
