@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
+import msgspec
+
 from experiment_hooks import plain, wire
 from experiment_hooks.catalogue import Catalogue
 from experiment_hooks.doors import Door, Halt
@@ -371,6 +373,17 @@ class Recorder:
             return self._catalogue.define(spec)
 
     # --- samples ------------------------------------------------------------------
+
+    def watch(self, on: bool) -> None:
+        """Whether a person looks; what is made only for one is not kept for later."""
+        if self.watched and not on:
+            with self.lock:
+                self._streams = {}
+                self._moments = {
+                    of_episode: (msgspec.structs.replace(moment, images=()), [])
+                    for of_episode, (moment, _) in self._moments.items()
+                }
+        self.watched = on
 
     def raise_flags(self) -> None:
         """Ask the experiment's threads to take themselves at their next call."""

@@ -446,6 +446,9 @@ class Ingest(threading.Thread):
         if self._inbox.put_sample(peer.hello.source, newest):
             self.counts.dropped["replaced"] += 1
         if sample.moments or sample.streams:
+            self.counts.seen["state"] += len(sample.moments)
+            self.counts.seen["image"] += len(parts)
+            self.counts.seen["stream"] += len(sample.streams)
             self._on_sample(peer.run, peer.hello.source, newest)
 
     def _obey(self) -> None:
