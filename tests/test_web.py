@@ -9,6 +9,7 @@ import json
 import math
 import threading
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -687,16 +688,17 @@ def test_a_scrape_is_compressed_for_whoever_takes_it(
 
 def test_pages_and_what_they_need_are_compressed_and_known_again(bench: Bench) -> None:
     open_run(bench)
+    get = partial(bench.client.get, buffered=True)
     takes = {"Accept-Encoding": "gzip"}
     for path in ("/static/style.css", "/static/live.js", "/api/v1/runs/run"):
-        plain = bench.client.get(path).data
-        answer = bench.client.get(path, headers=takes)
+        plain = get(path).data
+        answer = get(path, headers=takes)
         assert answer.headers["Vary"] == "Accept-Encoding"
         whole = len(plain) < 1024
         assert answer.headers.get("Content-Encoding") == (None if whole else "gzip")
         assert (answer.data if whole else gzip.decompress(answer.data)) == plain
-    answer = bench.client.get("/static/live.js", headers=takes)
+    answer = get("/static/live.js", headers=takes)
     again = {**takes, "If-None-Match": answer.headers["ETag"]}
-    assert bench.client.get("/static/live.js", headers=again).status_code == 304
-    part = bench.client.get("/static/live.js", headers={**takes, "Range": "bytes=0-9"})
+    assert get("/static/live.js", headers=again).status_code == 304
+    part = get("/static/live.js", headers={**takes, "Range": "bytes=0-9"})
     assert (part.status_code, len(part.data)) == (206, 10)
