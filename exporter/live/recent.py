@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from exporter.live.tracks import IDLE, KEPT, History, Look, Seen, lags
+from exporter.live.tracks import KEPT, MOST_PATIENT, History, Look, Seen, lags
 from exporter.merge import Key
 from exporter.runs import Run
 from exporter.state import State
@@ -154,7 +154,7 @@ class Recent:
                 self._over[run.id] = run.last_record_at
                 if history is None or history.over is not None:
                     return
-            look = looked(run, now, history.patience if history else IDLE)
+            look = looked(run, now, history.patience if history else MOST_PATIENT)
         sets: dict[Key, float] = {}
         lines = look.base.merged(look.sources, sets=sets)
         if judged.ended_at is not None:  # a while ago: nothing was counted since

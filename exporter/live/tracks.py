@@ -248,6 +248,8 @@ class History:
     @property
     def patience(self) -> float:
         """Seconds within which a source takes a step, as far as is known."""
+        if not self.rates:
+            return MOST_PATIENT
         rate = sum(self.rates.values())
         return min(MOST_PATIENT, max(IDLE, 3.0 / rate)) if rate > 0.0 else IDLE
 
