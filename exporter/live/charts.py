@@ -136,7 +136,7 @@ def _line(
         paths.append(Markup('<path class="dots" d="{}"/>').format(_dots(placed)))
     paths.append(Markup('<path class="dot" d="{}"/>').format(_dots(placed[-1:])))
     label = f"{name}: {brief(values[-1])}, from {brief(low)} to {brief(high)}"
-    return Spark(_svg("spark", WIDTH, HEIGHT, label, paths), low, high)
+    return Spark(_svg("spark", WIDTH, HEIGHT, label, paths), bottom, top)
 
 
 def _height(value: float, bottom: float, top: float) -> int:

@@ -82,7 +82,8 @@ def _steps(speed: Speed | None, seen: Seen | None) -> Iterator[Tile]:
         name = "Steps per second"
         spark = _over_time(speed.steps, seen, name, zero=True)
         newest = speed.steps.newest
-        yield Tile(name, words.rate(newest) if newest == newest else "–", spark)
+        value = words.rate(newest) if newest == newest else "–"
+        yield Tile(name, value, spark, charts.SPANS[_reach(seen)])
 
 
 def _outcomes(rows: Sequence[Json], success: Sequence[str]) -> Iterator[Tile]:
