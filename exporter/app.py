@@ -30,6 +30,7 @@ from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
+from exporter.live.recent import Recent
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
 from exporter.present import Presents
@@ -89,6 +90,8 @@ class App:
         self.ingest = _reachable(ingest.address)
         reader = Reader(settings.journal_path)
         stack.callback(reader.close)
+        self._recent = recent = Recent(state, rules)
+        stack.callback(recent.close)
         hub = Hub(
             state=state,
             presents=presents,
@@ -96,6 +99,7 @@ class App:
             rules=rules,
             clock=time.time,
             watch=ingest.watch,
+            recent=recent,
             trace_url=settings.live.trace_url,
         )
         stack.callback(hub.close)
@@ -209,6 +213,7 @@ class App:
     ) -> None:
         stack = self._stack
         writer.start()
+        self._recent.start()
         stack.callback(writer.close)
         if self._courier is not None:
             # Closed before the writer, which commits what it has delivered.

@@ -30,7 +30,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,199}")
 _REASON = re.compile(r"[a-z0-9_]{1,60}")
 _RESERVED_LABELS = frozenset({"experiment", "run", "le", "quantile", "source"})
-_BUILT_IN = {
+BUILT_IN = {
     "steps": ("counter", ("mode",)),
     "step_duration_seconds": ("histogram", ("mode",)),
     "phase_seconds": ("counter", ("mode", "phase")),
@@ -179,7 +179,7 @@ def refusal(spec: wire.MetricSpec) -> str:
     """Why a metric cannot be served, in a word fit for a label; empty if it can."""
     if not _well_formed(spec):
         return "malformed"
-    ours = _BUILT_IN.get(spec.name) == (spec.type, spec.labels) and not spec.free
+    ours = BUILT_IN.get(spec.name) == (spec.type, spec.labels) and not spec.free
     taken = f"experiment_{spec.name}" in names.RUN_FAMILIES and not ours
     if taken or not _RESERVED_LABELS.isdisjoint(spec.labels):
         return "reserved"

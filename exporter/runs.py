@@ -132,6 +132,7 @@ class Source:
         self.schemas: list[wire.Schema] = []  # that came before what they go on from
         self.totals: tuple[float, ...] = ()
         self.sample: wire.Sample | None = None
+        self.sampled_at = 0.0  # when that was true, by the exporter's clock
         self.skew = 0.0
         self.received = Ranges()
         self.announced = 0

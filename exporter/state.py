@@ -318,7 +318,7 @@ class State:
         if source.sample is not None and sample.number <= source.sample.number:
             return False
         self._take_totals(run, source, wire.unpack_totals(sample.totals))
-        source.sample = sample
+        source.sample, source.sampled_at = sample, at
         source.last_at = max(source.last_at, at)
         run.last_record_at = max(run.last_record_at, at)
         source.announced = max(source.announced, sample.announced)

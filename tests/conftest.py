@@ -45,6 +45,7 @@ _ON_THE_NEWEST = {
     "test_experiments.py",
     "test_keys.py",
     "test_live_page.py",
+    "test_live_trends.py",
     "test_salvage.py",
     "test_settings_exporter.py",
     "test_strangers.py",

@@ -99,6 +99,7 @@ class Table:
             Rules(),
             time.time,
             self.watched.append,
+            recent=nothing,
             linger=0.3,
         )
 

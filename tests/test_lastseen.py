@@ -18,6 +18,7 @@ from exporter import lastseen
 from exporter.inbox import Newest
 from exporter.journal import Batch, Journal, Kept
 from exporter.live import view
+from exporter.live.recent import Recent
 from exporter.live.scene import Parts, RunScene
 from exporter.present import Presents
 from exporter.reader import Reader
@@ -68,7 +69,9 @@ class Scene(Bench):
         return self.get(f"/run/episodes/{trace}/last_seen", status)
 
     def page(self, source: bytes | None = None) -> view.Shown:
-        parts = Parts(self.state, self.presents, self.reader, RULES, "")
+        parts = Parts(
+            self.state, self.presents, self.reader, RULES, "", Recent(self.state, RULES)
+        )
         return RunScene("run", source, parts).look(self.now)
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from markupsafe import Markup
 
 from exporter.live.evidence import Chart, Point
+from exporter.live.recent import Recent
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
 from exporter.present import Presents
@@ -264,11 +265,12 @@ class Hub:
         rules: of the verdict.
         clock: Unix seconds.
         watch: is told the ids of the runs that are looked at, whenever that changes.
+        recent: the last minutes of live runs.
         trace_url: where a trace is looked at, with ``{trace_id}`` in it; or empty.
         linger: seconds for which a run counts as looked at after the last browser left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (its surroundings, once)
         self,
         state: State,
         presents: Presents,
@@ -276,11 +278,12 @@ class Hub:
         rules: Rules,
         clock: Callable[[], float],
         watch: Callable[[set[str]], None],
+        recent: Recent,
         trace_url: str = "",
         *,
         linger: float = LINGER,
     ) -> None:
-        self.parts = Parts(state, presents, reader, rules, trace_url)
+        self.parts = Parts(state, presents, reader, rules, trace_url, recent)
         self.clock = clock
         self._watch = watch
         self._linger = linger
