@@ -1,4 +1,4 @@
-"""What a run can be told to do: who takes it, in which order it is answered, and once."""
+"""What a run can be told to do: who takes it, what is answered, and that it is once."""
 
 import threading
 from typing import Any, Dict, List, Tuple
@@ -273,6 +273,8 @@ def test_a_run_tells_its_commands_while_it_goes_on(
     with eh.open_run("mug", stoppable=True) as run:
         run.on_command("checkpoint", print)
         listener.wait_for(
-            lambda: (s := listener.sample()) is not None
-            and s.commands == ("checkpoint", "stop")
+            lambda: (
+                (s := listener.sample()) is not None
+                and s.commands == ("checkpoint", "stop")
+            )
         )

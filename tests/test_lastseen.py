@@ -19,6 +19,7 @@ from exporter.inbox import Newest
 from exporter.journal import Batch, Journal, Kept
 from exporter.live import view
 from exporter.live.scene import Parts, RunScene
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader
 from exporter.salvage import condemn
@@ -68,7 +69,8 @@ class Scene(Bench):
         return self.get(f"/run/episodes/{trace}/last_seen", status)
 
     def page(self, source: bytes | None = None) -> view.Shown:
-        parts = Parts(self.state, self.presents, self.reader, RULES, "")
+        orders = Orders(self.state, RULES)
+        parts = Parts(self.state, self.presents, self.reader, RULES, "", orders)
         return RunScene("run", source, parts).look(self.now)
 
 

@@ -11,6 +11,7 @@ from exporter.inbox import Newest
 from exporter.live import view
 from exporter.live.listing import ListScene, Query
 from exporter.live.scene import LOG_LINES, Parts, Rates, RunScene
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Row
 from exporter.state import State
@@ -31,7 +32,8 @@ class World:
         self.read = 0
         self.seqs: Dict[bytes, int] = {}
         reader: Any = self
-        self.parts = Parts(self.state, self.presents, reader, Rules(), "")
+        self.orders = Orders(self.state, Rules())
+        self.parts = Parts(self.state, self.presents, reader, Rules(), "", self.orders)
 
     def newest_episodes(self, run: str, limit: int) -> List[Row]:
         self.read += 1

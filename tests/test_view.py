@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exporter.live import view, words
+from exporter.live import commands, view, words
 from exporter.live.tree import MAX_ROWS, same, tree
 
 NOW = 1_000_000.0
@@ -656,7 +656,18 @@ def hostile_page() -> List[view.Shown]:
         "omitted": 1,
     }  # fmt: skip
     refused = (view.Refused(NOW, HOSTILE, HOSTILE),)
+    order = {
+        "id": "stop-1", "command": HOSTILE, "when": HOSTILE, "reason": HOSTILE,
+        "by": HOSTILE, "at": NOW, "source": HOSTILE, "standing": True,
+        "sources": [
+            {"source": HOSTILE, "name": HOSTILE, "state": HOSTILE, "detail": HOSTILE}
+        ] * 2,
+    }  # fmt: skip
+    takes = {"takes": [HOSTILE, "stop"], "known": True, "given": [order], "more": 1}
+    live = a_run(run=HOSTILE, commands=takes, sources={"live": 2})
     return [
+        commands.form(live, {**source, "commands": ["stop"]}),
+        commands.given(live),
         view.head(run, NOW),
         view.gone(HOSTILE),
         view.modes(run, {HOSTILE: 1.0}, NOW),
@@ -684,11 +695,11 @@ def test_whatever_is_said_is_text() -> None:
 
 def test_a_document_is_escaped_too() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:9]:
+    for one in hostile_page()[:11]:
         shown |= one
     shown.lists.setdefault("log", {})
     html = view.page("run.html", shown, version="1", root="", socket="", run=HOSTILE)
-    assert html.count("<script") == 1  # our own
+    assert html.count("<script") == 2  # our own
     values = {"version": "1", "root": "", "socket": "", "run": HOSTILE}
     html = view.page("missing.html", view.Shown(), **values)
     assert html.count("<script") == 1
@@ -710,7 +721,7 @@ def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() ->
 
 def test_all_fragments_of_a_run_have_a_place_on_its_page() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:9]:
+    for one in hostile_page()[:11]:
         shown |= one
     html = view.page("run.html", shown, version="1", root="", socket="", run="r")
     ids = {attrs.get("id") for _, attrs in Document(html).tags}

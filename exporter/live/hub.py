@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader
 from exporter.state import State
@@ -192,10 +193,11 @@ class Hub:
         clock: Unix seconds.
         watch: is told the ids of the runs that are looked at, whenever that changes.
         trace_url: where a trace is looked at, with ``{trace_id}`` in it; or empty.
+        orders: what people told runs to do.
         linger: seconds for which a run counts as looked at after the last browser left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (its surroundings, once)
         self,
         state: State,
         presents: Presents,
@@ -205,9 +207,11 @@ class Hub:
         watch: Callable[[set[str]], None],
         trace_url: str = "",
         *,
+        orders: Orders | None = None,
         linger: float = LINGER,
     ) -> None:
-        self.parts = Parts(state, presents, reader, rules, trace_url)
+        orders = orders or Orders(state, rules)
+        self.parts = Parts(state, presents, reader, rules, trace_url, orders)
         self.clock = clock
         self._watch = watch
         self._linger = linger

@@ -17,8 +17,9 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import view
+from exporter.live import commands, view
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
+from exporter.orders import Orders
 from exporter.present import Present, Presents
 from exporter.reader import Reader
 from exporter.runs import Run, Source
@@ -50,6 +51,7 @@ class Parts:
     reader: Reader
     rules: Rules
     trace_url: str
+    orders: Orders
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class _Copy:
     more_sources: int
     logs: dict[int, Json]
     ends: int
+
+    def of(self, source: str) -> Json | None:
+        """What is said of a source, by its id."""
+        return next((one for one in self.sources if one["source"] == source), None)
 
 
 class Pace:
@@ -141,6 +147,10 @@ class RunScene:
                 lambda: view.sources(run, copy.sources, copy.more_sources, shown),
             )
             | draw("about", (copy.opened,), lambda: view.about(run))
+            | draw(
+                "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
+            )
+            | draw("orders", (copy.mark,), lambda: commands.given(run))
         )
 
     # --- the copy --------------------------------------------------------------------
@@ -153,7 +163,7 @@ class RunScene:
             if run is None:
                 self._copy = None
                 return None
-            mark = _mark(run, now)
+            mark = (*_mark(run, now), self._parts.orders.changes)
             if self._copy is None or (mark != self._copy.mark and self._pace.due):
                 self._copy = self._copied(run, mark, now)
                 self._pace.spent(since)
@@ -175,6 +185,9 @@ class RunScene:
                 "info": opened.info,
                 "launch": opened.launch,
                 "dropped": views.dropped(run),
+                "commands": commands.copied(
+                    run, self._parts.orders, now, self._parts.rules
+                ),
             },
             [views.source(one) for one in listed.values()],
             more,
@@ -247,7 +260,7 @@ class RunScene:
 
     def _moment(self, copy: _Copy) -> Moment:
         shown = hexadecimal(self._source)
-        source = next((one for one in copy.sources if one["source"] == shown), None)
+        source = copy.of(shown)
         several = len(copy.sources) + copy.more_sources > 1
         others = tuple(copy.sources[:SOURCES_OFFERED]) if several or not source else ()
         more = len(copy.sources) + copy.more_sources - len(others) if others else 0

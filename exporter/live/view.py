@@ -169,6 +169,11 @@ _run: Any = _templates.get_template("run_parts.html").module
 _runs: Any = _templates.get_template("runs_parts.html").module
 
 
+def macros(template: str) -> Any:
+    """The macros of a template, for what draws parts of a page with them."""
+    return _templates.get_template(template).module
+
+
 def page(template: str, shown: Shown, **values: Any) -> str:
     """A whole document, its parts as they are now."""
     return _templates.get_template(template).render(
