@@ -5,15 +5,17 @@ pumps the line, and callbacks, which are the user's, run there: what one raises 
 answer, and goes no further. A stop is only handed on: the experiment's own threads
 raise it, when they come to the boundary that it names.
 
-A command is ``delivered`` when it has come. A stop's callback runs then, and only
-afterwards it is ``accepted``, so what a callback saves is there before anybody sees
+A command is ``delivered`` when it has come, which is sent before anything is done: a
+callback may take long. A stop's callback runs then, and only afterwards it is
+``accepted``, so what a callback saves is there before anybody sees
 that the run is stopping; it is ``done`` when it is raised. Any other command is
 ``accepted`` and then ``done`` by its callback. What cannot be done is ``failed``.
 """
 
 import logging
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from experiment_hooks import plain, signals, wire
 from experiment_hooks.recorder import Recorder
@@ -48,6 +50,7 @@ class Commands:
     def _start_over(self) -> None:
         self._since = time.monotonic()
         self._answers: Dict[str, Tuple[str, str]] = {}
+        self._waiting: Deque[wire.Command] = deque()  # delivered, and to be done
         self._asked: List[wire.Command] = []  # stops that are to be raised
         self._early: Optional[wire.Command] = None
 
@@ -68,10 +71,11 @@ class Commands:
         self._stoppable = True
         early, self._early = self._early, None
         if early is not None:
-            self._do(early)
+            self._waiting.append(early)
+            self._recorder.wake()
 
     def came(self, command: wire.Command) -> None:
-        """Somebody gave a command: it is answered and done.
+        """Somebody gave a command: it is answered, and waits for :meth:`work`.
 
         One that came before is answered with the same words, and not done again.
         """
@@ -82,12 +86,17 @@ class Commands:
             self._say(command.id, *known)
         elif self._takes(command.name):
             self._answer(command, "delivered")
-            self._do(command)
+            self._waiting.append(command)
         elif command.name == STOP and time.monotonic() - self._since < EARLY:
             self._answer(command, "delivered")
             self._early = command
         else:
             self._refuse(command)
+
+    def work(self) -> None:
+        """Do what came; called by whoever pumps, once its answers are on their way."""
+        while self._waiting and not self._closed:
+            self._do(self._waiting.popleft())
 
     def close(self) -> None:
         """The run is closed: nothing is stopped any more, nor said to be done."""

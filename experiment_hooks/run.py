@@ -383,6 +383,7 @@ class Run:
             self._hello,
             self._welcomed,
             self._commands.came,
+            self._commands.work,
             self._spool(),
         )
         if self._settings.thread:

@@ -301,7 +301,7 @@ def commands(run: Run, given: Iterable[Given], now: float, rules: Rules) -> list
 
 def _command(order: Order, later: list[bytes], stands: bool, run: Run) -> Json:
     answers = run.commands.get(order.id, {})
-    told = dict.fromkeys((*order.addressed, *later, *answers))
+    told = dict.fromkeys((*order.addressed, *answers, *later))
     return {
         "id": order.id,
         "command": order.name,

@@ -32,6 +32,12 @@ def said(source: Recorder) -> List[Tuple[str, str]]:
     ]
 
 
+def come(found: Commands, command: wire.Command) -> None:
+    """It comes, and then what is to be said of it has been sent."""
+    found.came(command)
+    found.work()
+
+
 def raises(source: Recorder, at: str = "step") -> bool:
     try:
         source.boundary(at)
@@ -49,7 +55,7 @@ def test_a_stops_callback_runs_before_anybody_sees_that_it_stops(
     found = Commands(source, stoppable=True)
     before: List[Any] = []
     found.take("stop", lambda command: before.append((said(source), raises(source))))
-    found.came(STOP)
+    come(found, STOP)
     assert before == [([("c-1", "delivered")], False)]
     assert said(source) == [("c-1", "accepted")]
     assert raises(source)
@@ -64,7 +70,7 @@ def test_another_command_is_accepted_before_its_callback_and_done_by_it(
     found = Commands(source, stoppable=False)
     before: List[Any] = []
     found.take("save", lambda command: before.append(said(source)))
-    found.came(wire.Command("c-2", "save"))
+    come(found, wire.Command("c-2", "save"))
     assert before == [[("c-2", "delivered"), ("c-2", "accepted")]]
     assert said(source) == [("c-2", "done")]
     assert not raises(source)
@@ -77,7 +83,7 @@ def test_a_stop_whose_callback_fails_stops_nothing(source: Recorder) -> None:
         raise OSError("no space left")
 
     found.take("stop", fail)
-    found.came(STOP)
+    come(found, STOP)
     answers = taken_out(source)
     assert [one.state for one in answers] == ["delivered", "failed"]
     assert answers[1].detail == "OSError: no space left"
@@ -88,9 +94,9 @@ def test_all_stops_that_were_asked_for_are_done_by_the_one_that_is_raised(
     source: Recorder,
 ) -> None:
     found = Commands(source, stoppable=True)
-    found.came(wire.Command("c-1", "stop", "episode"))
+    come(found, wire.Command("c-1", "stop", "episode"))
     assert not raises(source, "step")
-    found.came(wire.Command("c-2", "stop", "now"))
+    come(found, wire.Command("c-2", "stop", "now"))
     said(source)
     assert raises(source, "step")
     assert said(source) == [("c-1", "done"), ("c-2", "done")]
@@ -98,7 +104,7 @@ def test_all_stops_that_were_asked_for_are_done_by_the_one_that_is_raised(
 
 def test_a_stop_that_the_run_does_not_come_to_has_failed(source: Recorder) -> None:
     found = Commands(source, stoppable=True)
-    found.came(wire.Command("c-1", "stop", "episode"))
+    come(found, wire.Command("c-1", "stop", "episode"))
     said(source)
     found.close()
     (answer,) = taken_out(source)
@@ -120,13 +126,13 @@ def test_what_comes_again_is_answered_again_and_not_done_again(
     for known in ("stop", "save"):
         found.take(known, lambda command: called.append(command.name))
     command = wire.Command("c-1", name)
-    found.came(command)
+    come(found, command)
     if name == "stop":
         assert raises(source)
     last = said(source)[-1]
     times = len(called)
     for _ in range(3):
-        found.came(command)
+        come(found, command)
     assert said(source) == [last] * 3
     assert len(called) == times
 
@@ -136,9 +142,9 @@ def test_what_it_remembers_is_bounded(source: Recorder) -> None:
     called: List[str] = []
     found.take("save", lambda command: called.append(command.id))
     for number in range(3 * commands.MAX_REMEMBERED):
-        found.came(wire.Command(f"c-{number}", "save"))
+        come(found, wire.Command(f"c-{number}", "save"))
     assert len(found._answers) == commands.MAX_REMEMBERED
-    found.came(wire.Command(f"c-{number}", "save"))
+    come(found, wire.Command(f"c-{number}", "save"))
     assert len(called) == 3 * commands.MAX_REMEMBERED
 
 
@@ -146,11 +152,11 @@ def test_a_forked_child_knows_nothing_of_its_parents_commands(
     source: Recorder,
 ) -> None:
     found = Commands(source, stoppable=True)
-    found.came(STOP)
+    come(found, STOP)
     source.mute()
     found.forked()
     assert not raises(source)
-    found.came(STOP)
+    come(found, STOP)
     assert raises(source)
 
 
@@ -191,7 +197,7 @@ def test_odd_names_can_be_said(name: Any, source: Recorder) -> None:
     (told,) = names(source)
     assert len(told) <= wire.MAX_COMMAND_NAME
     wire.encode(source.sample(1, 1.0)[0])
-    found.came(wire.Command("c-1", told))
+    come(found, wire.Command("c-1", told))
     assert said(source)[-1] == ("c-1", "done")
 
 
@@ -200,11 +206,12 @@ def test_a_stop_may_come_before_the_run_says_that_it_takes_one(
 ) -> None:
     """The exporter sends a stop that stands with the welcome."""
     found = Commands(source, stoppable=False)
-    found.came(STOP)
+    come(found, STOP)
     assert said(source) == [("c-1", "delivered")]
     assert not raises(source)
     saved: List[str] = []
     found.take("stop", lambda command: saved.append(command.reason))
+    found.work()
     assert saved == ["late"]
     assert said(source) == [("c-1", "accepted")]
     assert raises(source)
@@ -214,7 +221,7 @@ def test_such_a_stop_has_failed_when_nothing_takes_it_for_long(
     source: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Commands(source, stoppable=False)
-    found.came(STOP)
+    come(found, STOP)
     names(source)
     assert said(source) == [("c-1", "delivered")]
     monkeypatch.setattr(commands, "EARLY", 0.0)
@@ -226,10 +233,10 @@ def test_such_a_stop_has_failed_when_nothing_takes_it_for_long(
 
 def test_such_a_stop_has_failed_when_the_run_ends(source: Recorder) -> None:
     found = Commands(source, stoppable=False)
-    found.came(STOP)
+    come(found, STOP)
     found.close()
     assert said(source) == [("c-1", "delivered"), ("c-1", "failed")]
-    found.came(wire.Command("c-2", "stop"))
+    come(found, wire.Command("c-2", "stop"))
     assert said(source) == [], "nothing is told any more"
 
 
