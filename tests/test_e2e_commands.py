@@ -95,14 +95,13 @@ def save(command):
 with eh.open_run("saves", run_id="saves") as run:
     run.on_command("stop", save)
     with run.episode() as ep:
-        while True:
+        while not pathlib.Path("go on").exists():
             ep.step()
-            wait_for("go on" if pathlib.Path("go").exists() else ".")
             time.sleep(0.01)
 """
     child = run_python.start(code, env=exporter.env)
     eventually(lambda: exporter.run("saves")["commands"] == ["stop"])
-    give(exporter, "saves", command="stop", reason="late")
+    give(exporter, "saves", command="stop", when="episode", reason="late")
     eventually(lambda: states(exporter, "saves") == ["delivered"])
     assert state_of(exporter, "saves") == "running"
     assert not (tmp_path / "saved").exists()
@@ -119,6 +118,27 @@ EXITS = [
     ("it is caught around the run", "pass", 0, "stopped"),
     ("it is caught, and a status chosen", "sys.exit(75)", 75, "stopped"),
 ]
+INSIDE = """
+import experiment_hooks as eh
+with eh.open_run("loop", run_id="loop", stoppable=True) as run:
+    try:
+        while True:
+            run.progress()
+    except eh.RunStopped:
+        pass
+"""
+
+
+def test_a_block_that_swallows_the_stop_ends_as_completed(
+    exporter_process: Callable[..., Exporter], run_python: Pythons
+) -> None:
+    exporter = exporter_process()
+    child = run_python.start(INSIDE, env=exporter.env)
+    live(exporter, "loop")
+    give(exporter, "loop", command="stop")
+    assert child.wait() == 0, child.output
+    eventually(lambda: state_of(exporter, "loop") == "completed")
+    assert states(exporter, "loop") == ["done"]
 
 
 @pytest.mark.parametrize(
