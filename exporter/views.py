@@ -5,6 +5,7 @@ by the API; the page is rendered from the same values, so they cannot disagree.
 """
 
 import math
+from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -286,22 +287,36 @@ def log_line(record: wire.LogLine, one: Source | None) -> Json:
     }
 
 
+SENT = "sent"
+"""How far a source is with a command that has not answered yet."""
 Given = tuple[Order, list[bytes], bool]
 """An order, who was told of it later, and whether it stands; see ``orders.of``."""
 
 
-def commands(run: Run, given: Iterable[Given], now: float, rules: Rules) -> list[Json]:
-    """What people told the run to do, and what became of it."""
+def commands(
+    run: Run,
+    given: Iterable[Given],
+    now: float,
+    rules: Rules,
+    most: int | None = None,
+) -> list[Json]:
+    """What people told the run to do, and what became of it.
+
+    Of each at most so many sources are named; all are counted.
+    """
     over = verdict(run, now, rules).ended
-    return [
-        _command(order, later, stands and not over, run)
-        for order, later, stands in given
-    ]
+    found = []
+    for order, later, stands in given:
+        answers = run.commands.get(order.id, {})
+        told = [*dict.fromkeys((*order.addressed, *answers, *later))]
+        states = Counter(answers[one].state if one in answers else SENT for one in told)
+        sources = [_answered(one, run, answers.get(one)) for one in told[:most]]
+        said = _command(order, stands and not over)
+        found.append({**said, "states": dict(states), "sources": sources})
+    return found
 
 
-def _command(order: Order, later: list[bytes], stands: bool, run: Run) -> Json:
-    answers = run.commands.get(order.id, {})
-    told = dict.fromkeys((*order.addressed, *answers, *later))
+def _command(order: Order, stands: bool) -> Json:
     return {
         "id": order.id,
         "command": order.name,
@@ -311,7 +326,6 @@ def _command(order: Order, later: list[bytes], stands: bool, run: Run) -> Json:
         "at": order.at,
         "source": order.source.hex() if order.source is not None else None,
         "standing": stands,
-        "sources": [_answered(one, run, answers.get(one)) for one in told],
     }
 
 
@@ -320,7 +334,7 @@ def _answered(source: bytes, run: Run, answer: wire.CommandAnswered | None) -> J
     return {
         "source": source.hex(),
         "name": known.name if known else source.hex()[:8],
-        "state": answer.state if answer else "sent",
+        "state": answer.state if answer else SENT,
         "detail": answer.detail if answer else "",
     }
 

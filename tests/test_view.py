@@ -659,6 +659,7 @@ def hostile_page() -> List[view.Shown]:
     order = {
         "id": "stop-1", "command": HOSTILE, "when": HOSTILE, "reason": HOSTILE,
         "by": HOSTILE, "at": NOW, "source": HOSTILE, "standing": True,
+        "states": {HOSTILE: 1, "done": 60},
         "sources": [
             {"source": HOSTILE, "name": HOSTILE, "state": HOSTILE, "detail": HOSTILE}
         ] * 2,

@@ -491,6 +491,7 @@ def test_a_command_goes_to_each_process_and_the_list_says_who_when_and_how(
         "at": pytest.approx(bench.now),
         "source": None,
         "standing": True,
+        "states": {"accepted": 1, "failed": 1},
         "sources": [
             {
                 "source": first.id.hex(),

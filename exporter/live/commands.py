@@ -5,8 +5,7 @@ state's lock. What a command does to a run is nobody's business here: the page's
 sends the form to the API, which decides.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from exporter import orders, views
 from exporter.live import view
@@ -28,7 +27,9 @@ def copied(run: Run, given: Orders, now: float, rules: Rules) -> Json:
     return {
         "takes": orders.taken(there),
         "known": any(one.sample is not None for one in there),
-        "given": views.commands(run, found[-LISTED:], now, rules)[::-1],
+        "given": views.commands(run, found[-LISTED:], now, rules, most=SOURCES_FOLDED)[
+            ::-1
+        ],
         "more": max(0, len(found) - LISTED),
     }
 
@@ -50,18 +51,15 @@ def given(run: Json) -> Shown:
     """What people told the run to do, and what came of it."""
     said = run["commands"]
     rows = {
-        f"order-{one['id']}": _parts.row(
-            one, counted(one["sources"]), one["sources"][:SOURCES_FOLDED]
-        )
+        f"order-{one['id']}": _parts.row(one, far(one["states"]))
         for one in said["given"]
     }
     more = _parts.more(run["run"], said["more"])
     return Shown({"orders-more": more}, {"orders": rows})
 
 
-def counted(sources: Sequence[Json]) -> list[tuple[str, int]]:
+def far(states: Mapping[str, int]) -> list[tuple[str, int]]:
     """How many sources are how far, the furthest first."""
-    found = Counter(one["state"] for one in sources)
-    known = [state for state in STATES if found[state]]
-    others = sorted(set(found) - set(known))  # of newer hooks
-    return [(state, found[state]) for state in (*known, *others)]
+    known = [state for state in STATES if state in states]
+    others = sorted(set(states) - set(known))  # of newer hooks
+    return [(state, states[state]) for state in (*known, *others)]
