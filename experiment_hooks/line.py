@@ -49,6 +49,7 @@ class Line:
         hello: makes the hello for (time sent, newest sequence number).
         on_welcome: called with each welcome.
         on_command: called with each command.
+        work: called when what is to be said of commands has been sent: does them.
         spool: where records go that nobody takes; None: nowhere.
     """
 
@@ -59,6 +60,7 @@ class Line:
         hello: Hello,
         on_welcome: Callable[[wire.Welcome], None],
         on_command: Callable[[wire.Command], None],
+        work: Callable[[], None],
         spool: Optional[Spool] = None,
     ) -> None:
         self._recorder = recorder
@@ -67,6 +69,7 @@ class Line:
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_command = on_command
+        self._work = work
         self._delivery: Optional[Delivery] = None
         self._overflow: Optional[Overflow] = None
         self._context: Optional[Any] = None
@@ -134,6 +137,7 @@ class Line:
             self._greet(time.monotonic())
         else:
             self._send_records(time.monotonic())
+        self._work()
         if self._delivery is not None and self.greeted:
             self._delivery.pump()
 

@@ -69,6 +69,8 @@ class Recorder:
         self.inline_due: Callable[[], bool] = lambda: False
         self.pump: Callable[[], None] = lambda: None
         self.stop: Optional[wire.Command] = None
+        self.stopping: Callable[[], None] = lambda: None
+        self.taken_commands: Callable[[], Tuple[str, ...]] = tuple
         self.watched = False
         self.success: Optional[Set[str]] = None
         self._max_bytes = max_bytes
@@ -175,6 +177,7 @@ class Recorder:
         """Raise :class:`RunStopped` if a stop was asked for that arrives here."""
         stop = self.stop
         if stop is not None and stop.when in (at, "now"):
+            self.guard(self.stopping)
             raise RunStopped(stop.reason, stop.by)
 
     def passed(self, at: str) -> None:
@@ -462,6 +465,7 @@ class Recorder:
                 moments=moments,
                 streams=streams,
                 dropped=dict(self.dropped),
+                commands=self.taken_commands(),
             )
         return sample, parts
 

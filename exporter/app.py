@@ -33,6 +33,7 @@ from exporter.live.hub import Hub
 from exporter.live.recent import Recent
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader, Row
 from exporter.selfmetrics import Parts, registry
@@ -86,7 +87,13 @@ class App:
         )
         web_port = _listening(settings.web.host, settings.web.port, "web.port")
         self.web = f"http://{_shown(settings.web.host)}:{web_port}"
-        ingest = self._ingest(state, inbox, presents)
+        orders = Orders(
+            state,
+            rules,
+            wake=inbox.wake,
+            send=lambda *told: ingest.command(*told),  # noqa: PLW0108 (made below)
+        )
+        ingest = self._ingest(state, inbox, presents, orders)
         self.ingest = _reachable(ingest.address)
         reader = Reader(settings.journal_path)
         stack.callback(reader.close)
@@ -101,6 +108,7 @@ class App:
             watch=ingest.watch,
             recent=recent,
             trace_url=settings.live.trace_url,
+            orders=orders,
         )
         stack.callback(hub.close)
         self._hub = hub
@@ -118,6 +126,7 @@ class App:
             max_traces=settings.traces.max_pending if endpoint is not None else 0,
             forget_links=ingest.forget,
             present_of=presents.of,
+            orders=orders,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)
         metrics = RunMetrics(
@@ -144,6 +153,7 @@ class App:
             registry(parts),
             ingest,
             writer,
+            orders,
             time.time,
         )
         app = web.create_app(served, Access.of(settings, token.text))
@@ -163,7 +173,9 @@ class App:
         served.restored.set()
         logger.info("the token for commands: `episight token` (%s)", token.place)
 
-    def _ingest(self, state: State, inbox: Inbox, presents: Presents) -> Ingest:
+    def _ingest(
+        self, state: State, inbox: Inbox, presents: Presents, orders: Orders
+    ) -> Ingest:
         def place(hello: wire.Hello) -> str:
             with state.lock:
                 return state.place(
@@ -192,6 +204,7 @@ class App:
                 page=lambda run: f"{self.web}/runs/{run}",
                 version=version,
                 keyring=self._keyring,
+                standing=orders.standing,
             )
         except OSError as error:
             raise StartError(_taken("ingest.port", settings.port, error)) from error

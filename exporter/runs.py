@@ -153,6 +153,11 @@ class Source:
         return f"{self.opened.host}:{self.opened.pid}"
 
     @property
+    def commands(self) -> tuple[str, ...]:
+        """Names of the commands that it takes, as far as its newest sample tells."""
+        return self.sample.commands if self.sample is not None else ()
+
+    @property
     def missing(self) -> int:
         """Records announced that have not come (yet, while it lives)."""
         return max(0, self.announced - self.received.count)
@@ -195,8 +200,10 @@ class Run:
         self.base = Base()
         self.logs: deque[wire.LogLine] = deque(maxlen=LOG_LINES)
         self.log_count = 0
-        # By the command's id, then by the source that answered.
+        # By the command's id, then by the source that answered; and which of them were
+        # of an earlier attempt.
         self.commands: dict[str, dict[bytes, wire.CommandAnswered]] = {}
+        self.earlier_commands: frozenset[str] = frozenset()
         self.last_record_at = at
         self.resumed_at = 0.0
         self.progress_at = 0.0

@@ -31,6 +31,10 @@ _ADDED_UP = (
 MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
+MAX_COMMANDS = 200
+"""Commands of a run whose answers are known, the newest."""
+_PROGRESS = {"delivered": 1, "accepted": 2, "done": 3, "failed": 3}
+"""How far an answer is; answers come in any order, and nothing goes back."""
 
 
 class State:
@@ -194,7 +198,7 @@ class State:
             if run.owner:  # resumed
                 run.closed = None
                 run.resumed_at = at
-                run.commands = {}
+                run.earlier_commands = frozenset(run.commands)
             run.owner = source.id
             self._owners[run.id] = source.id
         elif record.role == "shared" and run.closed is not None and not run.owner:
@@ -292,7 +296,12 @@ class State:
     def _command_answered(
         self, run: Run, source: Source, record: wire.CommandAnswered, at: float
     ) -> None:
-        run.commands.setdefault(record.command, {})[source.id] = record
+        answers = run.commands.setdefault(record.command, {})
+        known = answers.get(source.id)
+        if known is None or _further(record) > _further(known):
+            answers[source.id] = record
+        if len(run.commands) > MAX_COMMANDS:
+            del run.commands[next(iter(run.commands))]
 
     def _given_up(
         self, run: Run, source: Source, record: wire.GivenUp, at: float
@@ -415,6 +424,11 @@ class State:
     def open_sources(self) -> Iterable[tuple[Run, Source]]:
         """Sources that have not closed."""
         return [*self._open.values()]
+
+
+def _further(answer: wire.CommandAnswered) -> int:
+    # A word of newer hooks says at least that it was heard.
+    return _PROGRESS.get(answer.state, 1)
 
 
 def _earlier(one: Source, other: Source) -> bool:

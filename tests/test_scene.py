@@ -12,6 +12,7 @@ from exporter.live import view
 from exporter.live.listing import ListScene, Query
 from exporter.live.recent import Recent
 from exporter.live.scene import LOG_LINES, Parts, RunScene
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Row
 from exporter.state import State
@@ -33,7 +34,10 @@ class World:
         self.seqs: Dict[bytes, int] = {}
         self.recent = Recent(self.state, Rules(), lambda: T)
         reader: Any = self
-        self.parts = Parts(self.state, self.presents, reader, Rules(), "", self.recent)
+        self.orders = Orders(self.state, Rules())
+        self.parts = Parts(
+            self.state, self.presents, reader, Rules(), "", self.recent, self.orders
+        )
 
     def newest_episodes(self, run: str, limit: int) -> List[Row]:
         self.read += 1

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from experiment_hooks import wire
-from exporter.live import trends, view, words
+from exporter.live import commands, trends, view, words
 from exporter.live.strip import Standing
 from exporter.live.tracks import Curve, Seen, Series, Speed
 from exporter.live.tree import MAX_ROWS, same, tree
@@ -626,7 +626,19 @@ def hostile_page() -> List[view.Shown]:
     series = Series(1, spec, labels, 1.0, 1.0, NOW, True, curve)
     seen = Seen(1, NOW, NOW, {HOSTILE: Speed(curve)}, (series,), 1)
     lately = trends.Lately({HOSTILE: {HOSTILE: (1.0, 2.0)}}, [episode])
+    order = {
+        "id": "stop-1", "command": HOSTILE, "when": HOSTILE, "reason": HOSTILE,
+        "by": HOSTILE, "at": NOW, "source": HOSTILE, "standing": True,
+        "states": {HOSTILE: 1, "done": 60},
+        "sources": [
+            {"source": HOSTILE, "name": HOSTILE, "state": HOSTILE, "detail": HOSTILE}
+        ] * 2,
+    }  # fmt: skip
+    takes = {"takes": [HOSTILE, "stop"], "known": True, "given": [order], "more": 1}
+    live = a_run(run=HOSTILE, commands=takes, sources={"live": 2})
     return [
+        commands.form(live, {**source, "commands": ["stop"]}),
+        commands.given(live),
         view.head(run, NOW),
         view.gone(HOSTILE),
         view.modes(run, {HOSTILE: 1.0}, NOW),
@@ -657,11 +669,11 @@ def test_whatever_is_said_is_text() -> None:
 
 def test_a_document_is_escaped_too() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:12]:
+    for one in hostile_page()[:14]:
         shown |= one
     shown.lists.setdefault("log", {})
     html = view.page("run.html", shown, version="1", root="", socket="", run=HOSTILE)
-    assert html.count("<script") == html.count('<script src="static/') == 2  # our own
+    assert html.count("<script") == html.count('<script src="static/') == 3  # our own
     values = {"version": "1", "root": "", "socket": "", "run": HOSTILE}
     html = view.page("missing.html", view.Shown(), **values)
     assert html.count("<script") == 1
@@ -683,7 +695,7 @@ def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() ->
 
 def test_all_fragments_of_a_run_have_a_place_on_its_page() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:12]:
+    for one in hostile_page()[:14]:
         shown |= one
     html = view.page("run.html", shown, version="1", root="", socket="", run="r")
     ids = {attrs.get("id") for _, attrs in Document(html).tags}

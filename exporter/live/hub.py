@@ -21,6 +21,7 @@ from exporter.live.evidence import Chart, Point
 from exporter.live.recent import Recent
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader
 from exporter.state import State
@@ -267,6 +268,7 @@ class Hub:
         watch: is told the ids of the runs that are looked at, whenever that changes.
         recent: the last minutes of live runs.
         trace_url: where a trace is looked at, with ``{trace_id}`` in it; or empty.
+        orders: what people told runs to do.
         linger: seconds for which a run counts as looked at after the last browser left.
     """
 
@@ -281,9 +283,11 @@ class Hub:
         recent: Recent,
         trace_url: str = "",
         *,
+        orders: Orders | None = None,
         linger: float = LINGER,
     ) -> None:
-        self.parts = Parts(state, presents, reader, rules, trace_url, recent)
+        orders = orders or Orders(state, rules)
+        self.parts = Parts(state, presents, reader, rules, trace_url, recent, orders)
         self.clock = clock
         self._watch = watch
         self._linger = linger

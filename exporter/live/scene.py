@@ -16,12 +16,13 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import pictures, strip, trends, view
+from exporter.live import commands, pictures, strip, trends, view
 from exporter.live.evidence import Evidence
 from exporter.live.recent import Recent
 from exporter.live.strip import Standing, Strip
 from exporter.live.tracks import Seen
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
+from exporter.orders import Orders
 from exporter.present import Picture, Present, Presents
 from exporter.reader import Reader
 from exporter.runs import Run, Source
@@ -52,6 +53,7 @@ class Parts:
     rules: Rules
     trace_url: str
     recent: Recent
+    orders: Orders
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class _Copy:
     logs: dict[int, Json]
     ends: int
     standings: list[Standing]
+
+    def of(self, source: str) -> Json | None:
+        """What is said of a source, by its id."""
+        return next((one for one in self.sources if one["source"] == source), None)
 
 
 class Pace:
@@ -158,6 +164,10 @@ class RunScene:
                 lambda: view.sources(run, copy.sources, copy.more_sources, shown),
             )
             | draw("about", (copy.opened,), lambda: view.about(run))
+            | draw(
+                "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
+            )
+            | draw("orders", (copy.mark,), lambda: commands.given(run))
         )
 
     # --- the copy --------------------------------------------------------------------
@@ -170,7 +180,7 @@ class RunScene:
             if run is None:
                 self._copy = None
                 return None
-            mark = _mark(run, now)
+            mark = (*_mark(run, now), self._parts.orders.changes)
             if self._copy is None or (mark != self._copy.mark and self._pace.due):
                 self._copy = self._copied(run, mark, now)
                 self._pace.spent(since)
@@ -192,6 +202,9 @@ class RunScene:
                 "info": opened.info,
                 "launch": opened.launch,
                 "dropped": views.dropped(run),
+                "commands": commands.copied(
+                    run, self._parts.orders, now, self._parts.rules
+                ),
             },
             [views.source(one) for one in listed.values()],
             more,
@@ -295,7 +308,7 @@ class RunScene:
 
     def _moment(self, copy: _Copy) -> Moment:
         shown = hexadecimal(self._source)
-        source = next((one for one in copy.sources if one["source"] == shown), None)
+        source = copy.of(shown)
         present = self._parts.presents.of(self._source) if self._source else None
         if present is not None and present.run != self._id:
             present = None
