@@ -320,6 +320,10 @@ class Episode:
                 state=self._state_bytes(),
                 scores=self._score_values(),
                 images=shapes,
+                mode=self.mode,
+                epoch=self.epoch,
+                index=self.index,
+                target=self.target,
             ),
             parts,
         )

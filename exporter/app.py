@@ -30,9 +30,11 @@ from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
+from exporter.live.recent import Recent
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
 from exporter.notify import Notifier
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader, Row
 from exporter.selfmetrics import Parts, registry
@@ -92,10 +94,18 @@ class App:
         self.page = settings.web.public_url.rstrip("/") or self.web
         self._tap = self._open_tap(state, rules)
         self._notifier = self._open_notifier(state, rules)
-        ingest = self._ingest(state, inbox, presents)
+        orders = Orders(
+            state,
+            rules,
+            wake=inbox.wake,
+            send=lambda *told: ingest.command(*told),  # noqa: PLW0108 (made below)
+        )
+        ingest = self._ingest(state, inbox, presents, orders)
         self.ingest = _reachable(ingest.address)
         reader = Reader(settings.journal_path)
         stack.callback(reader.close)
+        self._recent = recent = Recent(state, rules)
+        stack.callback(recent.close)
         hub = Hub(
             state=state,
             presents=presents,
@@ -103,7 +113,9 @@ class App:
             rules=rules,
             clock=time.time,
             watch=ingest.watch,
+            recent=recent,
             trace_url=settings.live.trace_url,
+            orders=orders,
         )
         stack.callback(hub.close)
         self._hub = hub
@@ -122,6 +134,7 @@ class App:
             forget_links=ingest.forget,
             present_of=presents.of,
             on_commit=self._tap.committed if self._tap else lambda batch: None,
+            orders=orders,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)
         metrics = RunMetrics(
@@ -158,6 +171,7 @@ class App:
             registry(parts),
             ingest,
             writer,
+            orders,
             time.time,
         )
         app = web.create_app(served, Access.of(settings, token.text))
@@ -177,7 +191,9 @@ class App:
         served.restored.set()
         logger.info("the token for commands: `episight token` (%s)", token.place)
 
-    def _ingest(self, state: State, inbox: Inbox, presents: Presents) -> Ingest:
+    def _ingest(
+        self, state: State, inbox: Inbox, presents: Presents, orders: Orders
+    ) -> Ingest:
         def place(hello: wire.Hello) -> str:
             with state.lock:
                 return state.place(
@@ -207,6 +223,7 @@ class App:
                 page=self._page_of,
                 version=version,
                 keyring=self._keyring,
+                standing=orders.standing,
             )
         except OSError as error:
             raise StartError(_taken("ingest.port", settings.port, error)) from error
@@ -261,6 +278,7 @@ class App:
     ) -> None:
         stack = self._stack
         writer.start()
+        self._recent.start()
         stack.callback(writer.close)
         if self._courier is not None:
             # Closed before the writer, which commits what it has delivered.

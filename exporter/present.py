@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from experiment_hooks import wire
 from exporter.inbox import Newest
+from exporter.trail import Glimpse, Trail
 
 MAX_SOURCES = 1000
 MAX_BYTES = 256 * 1024 * 1024
@@ -43,6 +44,7 @@ class Present:
     seen: dict[bool, float] = field(default_factory=dict)
     pictures: dict[str, Picture] = field(default_factory=dict)
     streams: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    trail: Trail = field(default_factory=Trail)
 
     @property
     def size(self) -> int:
@@ -51,6 +53,7 @@ class Present:
             sum(len(moment.state) for moment in self.moments.values())
             + sum(len(picture.data) for picture in self.pictures.values())
             + sum(len(data) for data, _ in self.streams.values())
+            + self.trail.size
         )
 
     def take(self, newest: Newest) -> None:
@@ -62,6 +65,7 @@ class Present:
         for moment in sample.moments:
             self.moments[moment.episode is not None] = moment
             self.seen[moment.episode is not None] = newest.received
+            self.trail.add(moment)
             for image in moment.images:
                 if 0 <= image.part < len(newest.parts):
                     data = newest.parts[image.part]
@@ -77,7 +81,7 @@ class Present:
             del self.streams[next(iter(self.streams))]
 
     def copy(self) -> "Present":
-        """A copy that does not change any more."""
+        """A copy that does not change any more, but for its trail: that is empty."""
         return Present(
             self.run,
             self.received,
@@ -115,3 +119,9 @@ class Presents:
         with self._lock:
             found = self._found.get(source)
             return found.copy() if found else None
+
+    def glimpses(self, source: bytes) -> tuple[Glimpse, ...]:
+        """The scores of the steps that were seen of a source, the oldest first."""
+        with self._lock:
+            found = self._found.get(source)
+            return found.trail.glimpses() if found else ()

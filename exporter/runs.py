@@ -6,6 +6,7 @@ has them; everybody else reads them under that lock, and keeps no reference. Tim
 passed in: nothing is read from a clock, a socket or a disk.
 """
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -131,6 +132,7 @@ class Source:
         self.schemas: list[wire.Schema] = []  # that came before what they go on from
         self.totals: tuple[float, ...] = ()
         self.sample: wire.Sample | None = None
+        self.sampled_at = 0.0  # when that was true, by the exporter's clock
         self.skew = 0.0
         self.received = Ranges()
         self.announced = 0
@@ -151,9 +153,21 @@ class Source:
         return f"{self.opened.host}:{self.opened.pid}"
 
     @property
+    def commands(self) -> tuple[str, ...]:
+        """Names of the commands that it takes, as far as its newest sample tells."""
+        return self.sample.commands if self.sample is not None else ()
+
+    @property
     def missing(self) -> int:
         """Records announced that have not come (yet, while it lives)."""
         return max(0, self.announced - self.received.count)
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has taken, as far as its newest totals say."""
+        totals = self.totals
+        found = sum(totals[at] for at in self.schema.steps if at < len(totals))
+        return int(found) if math.isfinite(found) else 0
 
     def has_dropped(self, dropped: Mapping[str, int]) -> None:
         """So much it has dropped itself, by reason: that only grows."""
@@ -186,8 +200,10 @@ class Run:
         self.base = Base()
         self.logs: deque[wire.LogLine] = deque(maxlen=LOG_LINES)
         self.log_count = 0
-        # By the command's id, then by the source that answered.
+        # By the command's id, then by the source that answered; and which of them were
+        # of an earlier attempt.
         self.commands: dict[str, dict[bytes, wire.CommandAnswered]] = {}
+        self.earlier_commands: frozenset[str] = frozenset()
         self.last_record_at = at
         self.resumed_at = 0.0
         self.progress_at = 0.0

@@ -72,6 +72,12 @@ class SelfMetrics(Collector):
         counts, writer = self._parts.ingest.counts, self._parts.writer
         yield _by("records", "Records received, by kind.", "kind", counts.records)
         yield _by("samples", "Samples received, by kind.", "kind", counts.samples)
+        yield _by(
+            "moments",
+            "What sources showed of their present, by kind.",
+            "kind",
+            {kind: counts.seen[kind] for kind in ("state", "image", "stream")},
+        )
         yield _by("rejected", "What could not be used.", "reason", counts.rejected)
         yield _by(
             "samples_dropped",

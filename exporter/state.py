@@ -31,6 +31,10 @@ _ADDED_UP = (
 MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
+MAX_COMMANDS = 200
+"""Commands of a run whose answers are known, the newest."""
+_PROGRESS = {"delivered": 1, "accepted": 2, "done": 3, "failed": 3}
+"""How far an answer is; answers come in any order, and nothing goes back."""
 
 
 class State:
@@ -199,7 +203,7 @@ class State:
             if run.owner:  # resumed
                 run.closed = None
                 run.resumed_at = at
-                run.commands = {}
+                run.earlier_commands = frozenset(run.commands)
             run.owner = source.id
             self._owners[run.id] = source.id
         elif record.role == "shared" and run.closed is not None and not run.owner:
@@ -299,7 +303,12 @@ class State:
     def _command_answered(
         self, run: Run, source: Source, record: wire.CommandAnswered, at: float
     ) -> None:
-        run.commands.setdefault(record.command, {})[source.id] = record
+        answers = run.commands.setdefault(record.command, {})
+        known = answers.get(source.id)
+        if known is None or _further(record) > _further(known):
+            answers[source.id] = record
+        if len(run.commands) > MAX_COMMANDS:
+            del run.commands[next(iter(run.commands))]
 
     def _given_up(
         self, run: Run, source: Source, record: wire.GivenUp, at: float
@@ -325,7 +334,7 @@ class State:
         if source.sample is not None and sample.number <= source.sample.number:
             return False
         self._take_totals(run, source, wire.unpack_totals(sample.totals))
-        source.sample = sample
+        source.sample, source.sampled_at = sample, at
         source.last_at = max(source.last_at, at)
         run.last_record_at = max(run.last_record_at, at)
         source.announced = max(source.announced, sample.announced)
@@ -447,6 +456,11 @@ class State:
         self._turn += 1
         self._turned.pop(run.id, None)
         self._turned[run.id] = self._turn
+
+
+def _further(answer: wire.CommandAnswered) -> int:
+    # A word of newer hooks says at least that it was heard.
+    return _PROGRESS.get(answer.state, 1)
 
 
 def _earlier(one: Source, other: Source) -> bool:

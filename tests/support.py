@@ -482,7 +482,9 @@ class Exporter:
         *overrides: str,
         env: Mapping[str, str] = {},
         python: Optional[str] = None,
+        how: Sequence[str] = ("-m", "exporter"),
     ) -> None:
+        self._how = how
         self.directory = directory
         self.journal = directory / "journal.sqlite"
         self.address_file = directory / "address.json"
@@ -517,7 +519,7 @@ class Exporter:
         }
         given = {text.split("=", 1)[0].lstrip("+") for text in self._overrides}
         arguments = [f"{key}={value}" for key, value in own.items() if key not in given]
-        command = [self._python, "-m", "exporter", *arguments, *self._overrides]
+        command = [self._python, *self._how, *arguments, *self._overrides]
         self._child = Child(command, self.log, self._env, self.cwd)
         return self._child
 

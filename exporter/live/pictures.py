@@ -1,9 +1,9 @@
 """Images as experiments send them, to PNG: pure, bytes in, bytes out.
 
 What a browser shows has 8 bits: unsigned bytes are taken as they are, True is white,
-and all else is stretched so that its smallest value is black and its largest white
-(floats within 0 and 1: so that 0 is black and 1 white). NaN and infinities do not count
-in that.
+and all else is stretched between its smallest and its largest value (floats within 0
+and 1: between those two). NaN and infinities do not count in that. Of one channel these
+are a depth or the like, and are drawn in colours from dark blue to yellow (viridis).
 """
 
 import io
@@ -33,6 +33,23 @@ _ITEM |= {"<i4": 4, "<f4": 4, "<i8": 8, "<f8": 8}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
+def _viridis() -> bytes:
+    """The colour map of that name: 256 colours, by polynomials within 3 % of it."""
+    red = (0.27773, 0.10509, -0.33086, -4.63423, 6.22827, 4.77638, -5.43546)
+    green = (0.00541, 1.40461, 0.21485, -5.79910, 14.17993, -13.74515, 4.64585)
+    blue = (0.33410, 1.38459, 0.09510, -19.33244, 56.69055, -65.35303, 26.31244)
+    colours = []
+    for number in range(256):
+        at = number / 255
+        for terms in (red, green, blue):
+            value = sum(term * at**power for power, term in enumerate(terms))
+            colours.append(min(255, max(0, round(255 * value))))
+    return bytes(colours)
+
+
+_VIRIDIS = _viridis()
+
+
 class PictureError(ValueError):
     """The image is not what its description says."""
 
@@ -50,9 +67,25 @@ def png(image: wire.Image, data: bytes) -> bytes:
             drawn = drawn.point(lambda value: 255 if value else 0)
     else:
         drawn = _stretched(image.dtype, (width, height), channels, data)
+        if channels == 1:
+            drawn.putpalette(_VIRIDIS)
     written = io.BytesIO()
     drawn.save(written, "PNG", compress_level=1)
     return written.getvalue()
+
+
+def extent(image: wire.Image, data: bytes) -> tuple[float, float] | None:
+    """The values between which an image is stretched; None where it is not, or is none.
+
+    Costs a few milliseconds a megabyte.
+    """
+    try:
+        height, width, channels = _checked(image, data)
+    except PictureError:
+        return None
+    if image.dtype in ("|u1", "|b1"):
+        return None
+    return _range(image.dtype, _planes(image.dtype, (width, height), channels, data))
 
 
 def _checked(image: wire.Image, data: bytes) -> tuple[int, int, int]:
@@ -68,17 +101,28 @@ def _checked(image: wire.Image, data: bytes) -> tuple[int, int, int]:
 def _stretched(
     dtype: str, size: tuple[int, int], channels: int, data: bytes
 ) -> Image.Image:
-    split = [_channel(dtype, data, channels, number) for number in range(channels)]
-    planes = [_plane(dtype, size, channel) for channel in split]
-    low, high = _extent(planes)
-    if dtype.startswith("<f") and low >= 0.0 and high <= 1.0:
-        low, high = 0.0, 1.0
+    planes = _planes(dtype, size, channels, data)
+    low, high = _range(dtype, planes)
     scale = 255.0 / (high - low) if high > low else 0.0
     shown = [
         plane.point(lambda value: value * scale - low * scale).convert("L")
         for plane in planes
     ]
     return shown[0] if channels == 1 else Image.merge(_MODES[channels], shown)
+
+
+def _planes(
+    dtype: str, size: tuple[int, int], channels: int, data: bytes
+) -> list[Image.Image]:
+    split = [_channel(dtype, data, channels, number) for number in range(channels)]
+    return [_plane(dtype, size, channel) for channel in split]
+
+
+def _range(dtype: str, planes: Sequence[Image.Image]) -> tuple[float, float]:
+    low, high = _extent(planes)
+    return (
+        (0.0, 1.0) if dtype.startswith("<f") and 0 <= low <= high <= 1 else (low, high)
+    )
 
 
 def _channel(dtype: str, data: bytes, channels: int, number: int) -> bytes:

@@ -9,13 +9,20 @@ an id of its own, so that only those that differ need to be sent.
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 import jinja2
 from markupsafe import Markup
 
-from exporter.live import words
+from exporter.live import strip, words
+from exporter.live.charts import brief
+from exporter.live.eta import NO_MODE, progress
+from exporter.live.evidence import Belief, Chart, parted
+from exporter.live.strip import Standing
+from exporter.live.tracks import Speed
 from exporter.live.tree import tree
 from exporter.verdict import ENDED, STATES
 
@@ -24,11 +31,6 @@ Json = dict[str, Any]
 TOP_SCORES = 12
 RESULT_COLUMNS = 6
 OUTCOMES_SHOWN = 8
-IDLE_GAPS = 10.0
-"""A mode without an end for so many of its usual gaps is not being worked on."""
-IDLE_SECONDS = 5.0
-SETTLED = frozenset({"starting", "stalled", "stopping", *ENDED})
-"""States in which nobody can say when a run will be done."""
 
 TONES = {
     "starting": "idle",
@@ -51,18 +53,27 @@ class Shown:
         parts: the inner HTML of elements, by their id.
         lists: of elements that hold rows, by their id: each row's HTML by the row's id,
             in order.
+        charts: what is drawn by the page's script, by the id of its element.
     """
 
     parts: dict[str, Markup] = field(default_factory=dict)
     lists: dict[str, dict[str, Markup]] = field(default_factory=dict)
+    charts: dict[str, Chart] = field(default_factory=dict)
 
     def __or__(self, other: "Shown") -> "Shown":
-        return Shown(self.parts | other.parts, self.lists | other.lists)
+        return Shown(
+            self.parts | other.parts,
+            self.lists | other.lists,
+            self.charts | other.charts,
+        )
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image's description; ``version`` changes with its bytes."""
+    """An image's description; ``version`` changes with its bytes.
+
+    ``extent`` are the values between which it was stretched, None where it was not.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -70,6 +81,7 @@ class ShownImage:
     stride: int
     at: float
     version: str
+    extent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +100,14 @@ class Moment:
 
     Attributes:
         source: as ``views.source`` says it; None where the run has none (any more).
-        others: sources to switch to, in the same form.
         episode: as ``views.open_episode`` says it, None outside of one.
         at: Unix seconds of the newest thing seen; None where nothing was.
         values: step state, the run's own state.
+        drawn: what the scores were, step by step.
     """
 
     run: str
     source: Json | None = None
-    others: tuple[Json, ...] = ()
-    more_sources: int = 0
     episode: Json | None = None
     step: int = 0
     at: float | None = None
@@ -105,21 +115,7 @@ class Moment:
     scores: Mapping[str, float] = field(default_factory=dict)
     images: tuple[ShownImage, ...] = ()
     streams: tuple[ShownValue, ...] = ()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a mode is; ``total`` and ``left`` (seconds) are None where not known."""
-
-    unit: str
-    done: int
-    total: int | None
-    left: float | None = None
-
-    @property
-    def shown(self) -> int:
-        """What the bar shows: more than all is all."""
-        return min(self.done, self.total or 0)
+    drawn: tuple[Belief, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +127,7 @@ class Bar:
     name: str
     number: float
     tone: str = ""
+    colour: int | None = None
 
 
 # --- the templates ------------------------------------------------------------------
@@ -147,6 +144,7 @@ def _environment() -> jinja2.Environment:
     made.filters.update(
         about=words.about,
         ago=words.ago,
+        brief=brief,
         clock=words.clock,
         cut=words.cut,
         count=words.count,
@@ -154,6 +152,7 @@ def _environment() -> jinja2.Environment:
         duration=words.duration,
         iso=words.iso,
         plural=words.plural,
+        rank=words.rank,
         rate=words.rate,
         real=words.real,
         share=words.share,
@@ -166,7 +165,13 @@ def _environment() -> jinja2.Environment:
 
 _templates = _environment()
 _run: Any = _templates.get_template("run_parts.html").module
+_strip: Any = _templates.get_template("strip_parts.html").module
 _runs: Any = _templates.get_template("runs_parts.html").module
+
+
+def fragments(template: str) -> Any:
+    """The macros of a template, each to be called with what it shows."""
+    return _templates.get_template(template).module
 
 
 def page(template: str, shown: Shown, **values: Any) -> str:
@@ -197,8 +202,8 @@ def last_seen(run: str, seen: Json | None) -> Shown:
     """What was seen last of the episode that failed, as ``views.last_seen`` says it."""
     if seen is None:
         return Shown({"last-seen": Markup()})
-    bars = scores(seen["scores"])
-    return Shown({"last-seen": _run.last_seen(run, seen, *bars)})
+    found = beliefs(seen["scores"], ())
+    return Shown({"last-seen": _run.last_seen(run, seen, found)})
 
 
 def gone(run: str) -> Shown:
@@ -206,90 +211,38 @@ def gone(run: str) -> Shown:
     return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run)})
 
 
-def modes(run: Json, rates: Mapping[str, float], now: float) -> Shown:
-    """How far each mode is; ``rates`` are steps per second by mode."""
+def modes(
+    run: Json,
+    rates: Mapping[str, float],
+    now: float,
+    speeds: Mapping[str, Speed] = MappingProxyType({}),
+) -> Shown:
+    """How far each mode is.
+
+    Args:
+        run: as ``views.run_summary`` says it.
+        rates: steps per second now, by mode.
+        now: Unix seconds.
+        speeds: how fast each was in the last ten minutes, where that is known.
+    """
     expected = run["expected"]
     known = [*run["modes"]]
     known += [m for kind in expected.values() for m in kind if m not in run["modes"]]
     rows = {}
     for place, name in enumerate(dict.fromkeys(known)):
-        mode = run["modes"].get(name) or _NO_MODE
+        mode = run["modes"].get(name) or NO_MODE
         rows[f"mode-{place}"] = _run.mode(
             place=place,
             name=name,
             mode=mode,
             epoch=run["epochs"].get(name),
             epochs=expected["epochs"].get(name),
-            progress=progress(run, name, rates.get(name), now),
+            progress=progress(run, name, speeds.get(name, Speed()), now),
             rate=rates.get(name),
             outcomes=outcomes(mode, run["success"]),
             ended=run["state"] in ENDED,
         )
     return Shown({"no-modes": _run.no_modes(not rows)}, {"modes": rows})
-
-
-_NO_MODE: Json = {
-    "steps": 0, "episodes": 0, "started": 0, "lost": 0, "successes": None,
-    "outcomes": {}, "recent_ends": [], "results": {},
-}  # fmt: skip
-
-
-def progress(run: Json, name: str, steps_rate: float | None, now: float) -> Progress:
-    """How far a mode is: in episodes, else steps, else epochs, as the run expects."""
-    mode = run["modes"].get(name) or _NO_MODE
-    episodes, steps, epochs = (
-        run["expected"][kind].get(name) for kind in ("episodes", "steps", "epochs")
-    )
-    if episodes is not None:
-        left = _time_left(run, mode, episodes, now)
-        return Progress("episode", mode["episodes"], episodes, left)
-    if steps is not None:
-        sure = steps_rate and run["state"] not in SETTLED
-        left = max(0, steps - mode["steps"]) / steps_rate if sure else None
-        return Progress("step", mode["steps"], steps, left)
-    if epochs is not None:
-        return Progress("epoch", run["epochs"].get(name, 0), epochs)
-    unit = "episode" if mode["episodes"] or mode["started"] else "step"
-    return Progress(unit, mode[f"{unit}s"], None)
-
-
-def _time_left(run: Json, mode: Json, total: int, now: float) -> float | None:
-    if run["state"] in SETTLED:
-        return None
-    left = episodes_left(mode, total, now)
-    if _takes_turns(run) and 0 < mode["episodes"] < total:
-        return max(left or 0.0, _at_its_usual_pace(run, mode, total, now))
-    return left
-
-
-def episodes_left(mode: Json, total: int, now: float) -> float | None:
-    """Seconds until a mode's last episode, at the rate of its newest ends.
-
-    None where there are too few of them, or where none has come for long: then another
-    mode has its turn, or something is slower than it was.
-    """
-    ends = mode["recent_ends"]
-    if len(ends) < 2 or mode["episodes"] >= total:
-        return None
-    gap: float = (ends[-1] - ends[0]) / (len(ends) - 1)
-    waited: float = max(0.0, now - ends[-1])
-    if gap <= 0 or waited > IDLE_GAPS * gap + IDLE_SECONDS:
-        return None
-    left: float = (total - mode["episodes"]) * gap - min(waited, gap)
-    return max(0.0, left)
-
-
-def _takes_turns(run: Json) -> bool:
-    """Whether several modes have their turns, in one go as far as is known."""
-    used = [mode for mode in run["modes"].values() if mode["episodes"]]
-    return len(used) > 1 and bool(run["attempts"] < 2)
-
-
-def _at_its_usual_pace(run: Json, mode: Json, total: int, now: float) -> float:
-    """Seconds until a mode's last episode if it has its turn as often as so far."""
-    pace: float = (now - run["started"]) / mode["episodes"]
-    left: int = total - mode["episodes"]
-    return left * pace
 
 
 def outcomes(mode: Json, success: Sequence[str]) -> list[Bar]:
@@ -301,7 +254,7 @@ def outcomes(mode: Json, success: Sequence[str]) -> list[Bar]:
     whole = sum(counted.values()) or 1
     bars, start, plain = [], 0.0, 0
     for name in names:
-        tone = _outcome_tone(name, success)
+        tone = outcome_tone(name, success)
         if not tone:
             plain += 1
             tone = f"plain-{min(plain, 4)}"
@@ -321,36 +274,88 @@ def _folded(bars: list[Bar]) -> list[Bar]:
     return [*shown, Bar(start, 100.0 - start, name, number, "plain-4")]
 
 
-def _outcome_tone(name: str, success: Sequence[str]) -> str:
+def outcome_tone(name: str, success: Sequence[str]) -> str:
+    """The colour of an outcome; empty where it is neither good nor bad."""
     if name in success:
         return "good"
     return {"error": "bad", "lost": "warn"}.get(name, "")
+
+
+def sources_strip(found: list[Standing], chosen: str, now: float) -> Shown:
+    """Where the live sources stand, where there is another than the chosen one."""
+    some, more = strip.shown(found, chosen)
+    if [one.source for one in found] == [chosen]:
+        some = []
+    rows = {
+        f"strip-{one.source}": _strip.row(one, one.source == chosen, now)
+        for one in some
+    }
+    return Shown({"strip-head": _strip.head(len(found), more)}, {"strip": rows})
 
 
 def moment(seen: Moment, now: float) -> Shown:
     """What one source looks like now."""
     return Shown(
         {
-            "chooser": _run.chooser(seen),
+            "chosen": _run.chosen(seen),
             "where": _run.where(seen, now),
             "state": _run.values(seen.values),
-            "scores": _run.scores(*scores(seen.scores)),
+            "scores": _run.scores(beliefs(seen.scores, seen.drawn)),
             "images": _run.images(seen, now),
             "streams": _run.streams(seen.streams, now),
-        }
+        },
+        charts={chart_id(one.whose): one.chart for one in seen.drawn},
     )
 
 
-def scores(values: Mapping[str, float]) -> tuple[list[Bar], float, int]:
+@dataclass(frozen=True)
+class ShownBelief:
+    """Whose scores, the id of their chart's element (empty: none), and their bars."""
+
+    whose: str
+    chart: str
+    bars: Sequence[Bar]
+    zero: float
+    more: int
+
+
+def chart_id(whose: str) -> str:
+    """The id of the element of a chart."""
+    return f"chart-{crc32(whose.encode('utf-8', 'replace')):08x}"
+
+
+def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownBelief]:
+    """Scores by whose they are, beside what is drawn of them."""
+    colours = {belief.whose: belief.colours for belief in drawn}
+    found: dict[str, dict[str, float]] = {whose: {} for whose in colours}
+    for name, value in values.items():
+        whose, what = parted(name)
+        found.setdefault(whose, {})[what] = value
+    return [
+        ShownBelief(
+            whose,
+            chart_id(whose) if whose in colours else "",
+            *scores(of_whom, colours.get(whose, {})),
+        )
+        for whose, of_whom in found.items()
+        if of_whom
+    ]
+
+
+def scores(
+    values: Mapping[str, float], colours: Mapping[str, int] = MappingProxyType({})
+) -> tuple[list[Bar], float, int]:
     """Bars for the highest scores, where they begin in percent, how many are left out.
 
     Few keep the order in which they were given, so that they do not jump about; of many
-    the highest come, the highest first. NaN has no bar.
+    those come that are drawn in a colour, then the highest. NaN has no bar.
     """
     names = [*values]
     if len(names) > TOP_SCORES:
-        names = sorted(names, key=lambda name: _height(values[name]), reverse=True)
-        names = names[:TOP_SCORES]
+        first = [name for name in colours if name in values][:TOP_SCORES]
+        rest = [name for name in names if name not in colours]
+        rest.sort(key=lambda name: _height(values[name]), reverse=True)
+        names = [*first, *rest[: TOP_SCORES - len(first)]]
     low, base, high = _extent([values[name] for name in names])
     whole = (high - low) or 1.0
     best = max((_height(values[name]) for name in names), default=None)
@@ -360,7 +365,8 @@ def scores(values: Mapping[str, float]) -> tuple[list[Bar], float, int]:
         end = min(high, max(low, value)) if value == value else base
         start = 100.0 * (min(base, end) - low) / whole
         tone = "best" if value == value and _height(value) == best else ""
-        bars.append(Bar(start, 100.0 * abs(end - base) / whole, name, value, tone))
+        width = 100.0 * abs(end - base) / whole
+        bars.append(Bar(start, width, name, value, tone, colours.get(name)))
     return bars, 100.0 * (base - low) / whole, len(values) - len(names)
 
 
@@ -400,7 +406,7 @@ def episodes(
                     row,
                     columns,
                     targets,
-                    _outcome_tone(row["outcome"], success),
+                    outcome_tone(row["outcome"], success),
                     trace_link(trace_url, row["trace_id"]),
                 )
                 for number, row in rows.items()
@@ -525,6 +531,7 @@ def _brief(run: Json, name: str, now: float) -> Json:
     return {
         "name": name,
         "mode": mode,
-        "progress": progress(run, name, None, now),
+        "progress": progress(run, name, Speed(), now),
+        "rate": run["rates"].get(name),
         "outcomes": outcomes(mode, run["success"]),
     }

@@ -118,6 +118,15 @@ def _date(at: float) -> datetime | None:
         return None
 
 
+def rank(level: str) -> int:
+    """A log level's rank, as ``logging`` has it; one that is not known is an info."""
+    return _RANKS.get(level.lower(), 20)
+
+
+_RANKS = {"trace": 10, "debug": 10, "warning": 30, "warn": 30, "error": 40}
+_RANKS |= {"critical": 40, "fatal": 40}
+
+
 def plural(number: float, one: str, many: str = "") -> str:
     """A count with its noun: ``1 step``, ``1,200 steps``."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

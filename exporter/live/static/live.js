@@ -42,7 +42,7 @@
     for (const { name } of [...node.attributes])
       if (name !== "open" && !wanted.hasAttribute(name)) node.removeAttribute(name);
     if (loading) load(node);
-    morphChildren(node, wanted);
+    if (!("chart" in node.dataset)) morphChildren(node, wanted); // chart.js draws in there
   }
 
   function morphChildren(parent, wanted) {
@@ -98,21 +98,25 @@
   }
 
   // What is read to its end stays at its end.
+  const atEnd = (box) => box.scrollHeight - box.scrollTop - box.clientHeight < 8;
+  const toEnd = (box) => (box.scrollTop = box.scrollHeight);
+
   function following(change, all = false) {
-    const boxes = [...document.querySelectorAll("[data-follow]")];
-    const ends = boxes.filter((b) => all || b.scrollHeight - b.scrollTop - b.clientHeight < 8);
+    const ends = [...document.querySelectorAll("[data-follow]")].filter((box) => all || atEnd(box));
     change();
-    ends.forEach((box) => (box.scrollTop = box.scrollHeight));
+    ends.forEach(toEnd);
   }
 
-  function apply({ parts = {}, lists = {} }) {
+  function apply({ parts = {}, lists = {}, charts = {} }) {
     const each = (found, change) => Object.entries(found).forEach(([id, value]) => {
       const place = document.getElementById(id);
       if (place) change(place, value);
     });
     each(parts, (place, html) => morphChildren(place, parsed(html)));
     each(lists, patchList);
+    each(charts, window.drawChart);
     colourIcon();
+    tell();
   }
 
   // The tab's icon has the colour of the verdict.
@@ -122,9 +126,41 @@
     if (!icon.href.endsWith(name)) icon.href = icon.href.replace(/[^/]*$/, name);
   }
 
+  // --- notifications ----------------------------------------------------------------
+
+  const WORTH = ["completed", "failed", "stopped", "stalled", "lost"];
+  const states = new Map(); // by run, as this page has seen them
+  const bell = document.getElementById("tell");
+  const wanted = () => window.Notification && Notification.permission === "granted" && localStorage.getItem("tell") === "on";
+
+  function tell() {
+    for (const badge of document.querySelectorAll("#verdict .badge, #runs .badge")) {
+      const row = badge.closest(".run, .hero"), state = badge.textContent;
+      const name = row.querySelector("h1, .to").textContent.trim(), run = row.id || name;
+      const before = states.get(run);
+      states.set(run, state);
+      if (!before || before === state || !WORTH.includes(state) || !wanted()) continue;
+      const reason = row.querySelector(".reason");
+      new Notification(`${state}: ${name}`, { body: reason ? reason.textContent : "", tag: run });
+    }
+  }
+
+  function showBell() {
+    bell.hidden = !window.Notification;
+    bell.setAttribute("aria-pressed", wanted());
+    bell.disabled = window.Notification && Notification.permission === "denied";
+    bell.title = bell.disabled ? "This browser does not allow notifications here" : "A notification when a run ends, stalls or is lost, as long as a page is open";
+  }
+
+  bell.onclick = async () => {
+    const on = !wanted() && (await Notification.requestPermission()) === "granted";
+    localStorage.setItem("tell", on ? "on" : "off");
+    showBell();
+  };
+
   // --- the connection ---------------------------------------------------------------
 
-  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0;
+  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false;
 
   // The source that is shown stays the one that is shown, whatever comes back.
   function address() {
@@ -139,6 +175,7 @@
   function connect() {
     clearTimeout(timer);
     const mine = (socket = new WebSocket(address()));
+    behind = false;
     mine.onopen = tellVisible;
     mine.onmessage = (event) => {
       const message = JSON.parse(event.data);
@@ -147,6 +184,7 @@
       if (other || found) return location.reload();
       heard = Date.now();
       wait = FIRST_WAIT;
+      behind = message.behind ?? behind;
       say(true);
       following(() => apply(message));
     };
@@ -161,7 +199,7 @@
 
   function say(live) {
     root.classList.toggle("lost", !live);
-    const text = live ? "live" : "connection lost, trying again";
+    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "live";
     if (connection.textContent !== text) connection.textContent = text;
   }
 
@@ -181,15 +219,64 @@
 
   // --- the page ---------------------------------------------------------------------
 
+  root.classList.add("scripted");
   root.classList.toggle("can-copy", Boolean(navigator.clipboard));
   document.addEventListener("click", async ({ target }) => {
-    const button = target.closest("[data-copy]");
+    const button = target.closest("[data-copy], [data-follows]");
     if (!button) return;
+    if (button.dataset.follows) return toEnd(document.getElementById(button.dataset.follows));
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
     button.textContent = "Copied";
   });
+
+  for (const button of document.querySelectorAll("[data-follows]")) {
+    const box = document.getElementById(button.dataset.follows);
+    box.addEventListener("scroll", () => button.setAttribute("aria-pressed", atEnd(box)));
+  }
+
+  document.addEventListener("input", ({ target }) => {
+    const box = document.getElementById(target.dataset.leastOf);
+    if (box) following(() => (box.dataset.least = target.value));
+    if ("seek" in target.dataset) seek(target.closest("section"), target.value.trim().toLowerCase());
+  });
+
+  // Of a tree only what has the text in its path or its value, and where that is.
+  function seek(within, text) {
+    let hits = 0;
+    const visit = (row, path, inside) => {
+      const key = row.querySelector(":scope > .k, :scope > details > summary > .k");
+      const here = `${path}.${key ? key.textContent : ""}`.toLowerCase();
+      const rows = row.querySelectorAll(":scope > details > .tree > li");
+      const said = rows.length ? here : `${here} ${row.textContent.toLowerCase()}`;
+      const hit = text !== "" && !inside && said.includes(text);
+      const below = [...rows].map((child) => visit(child, here, inside || hit)).some(Boolean);
+      hits += hit;
+      row.classList.toggle("hit", hit);
+      row.classList.toggle("missed", text !== "" && !(hit || below || inside));
+      const fold = row.querySelector(":scope > details");
+      if (fold && text && (below || hit)) fold.open = true;
+      return hit || below;
+    };
+    for (const row of within.querySelectorAll(":scope > .tree > li")) visit(row, "", false);
+    within.querySelector("[role=status]").textContent = text ? `${hits} found` : "";
+  }
+
+  // The list is filtered while one types; without a script there is a button for it.
+  const filter = document.getElementById("filter");
+  let typed = 0;
+  const refilter = () => {
+    const asked = new URLSearchParams([...new FormData(filter)].filter(([, value]) => value));
+    history.replaceState(null, "", `./${asked.size ? `?${asked}` : ""}`);
+    document.body.dataset.socket = `./live?${asked}`;
+    if (socket) socket.onclose = socket.onmessage = null, socket.close();
+    connect();
+  };
+  if (filter) filter.oninput = () => (clearTimeout(typed), (typed = setTimeout(refilter, 200)));
+
   following(() => localise(document), true);
   colourIcon();
+  showBell();
+  tell();
   if (document.body.dataset.socket) {
     document.addEventListener("visibilitychange", tellVisible);
     setInterval(check, 1000);

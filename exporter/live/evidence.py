@@ -1,0 +1,210 @@
+"""Scores over steps as charts: whose they are, which lines are drawn, in which colours.
+
+Values in, values out. What stands before the first slash of a score's name says whose
+belief it is (``LM_0/mug``): each has a chart of its own, and nothing is averaged. Of
+many lines the highest are drawn, and the target; one that was drawn is drawn for all of
+its episode, so that no line comes and goes.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.trail import Glimpse, Visit
+
+TOP = 5
+"""So many of the highest of each step are drawn, at least."""
+MAX_LINES = 8
+"""Lines of an episode at most: as many as there are colours to tell apart."""
+MAX_CHARTS = 8
+MAX_KNOWN = 256
+"""Names of a chart; where more have come, all is drawn anew from what is there."""
+
+Point = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the page's script draws; the numbers are finite or None.
+
+    Attributes:
+        lines: names; a line is spoken of by its place here.
+        points: in order of their place on the x axis: ``(place, step, values)``, where
+            values are line, value, line, value ...; the first of an episode has a
+            fourth part, what is to be said of the episode.
+        begin: the same of the first point's episode, whose first step may be gone:
+            ``(label, title, target's line or -1, colours)``, where colours are line,
+            colour, line, colour ...
+    """
+
+    lines: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()
+    begin: Point = ()
+
+
+@dataclass(frozen=True)
+class Belief:
+    """One chart, and the colours of the newest episode's lines, by their name."""
+
+    whose: str
+    chart: Chart
+    colours: Mapping[str, int]
+
+
+def parted(name: str) -> tuple[str, str]:
+    """Whose score it is, and of what: ``LM_0/mug`` -> ``LM_0``, ``mug``."""
+    whose, slash, what = name.partition("/")
+    return (whose, what) if slash and whose and what else ("", name)
+
+
+class Evidence:
+    """Turns a source's glimpses into charts; only new ones cost anything."""
+
+    def __init__(self) -> None:
+        self._last: Glimpse | None = None
+        self._drawings: dict[str, _Drawing] = {}
+        self._columns: tuple[tuple[str, ...], _Columns] = ((), {})
+
+    def seen(self, glimpses: Sequence[Glimpse]) -> list[Belief]:
+        """The charts, now that these are what was seen, the oldest first."""
+        fresh = self._fresh(glimpses)
+        if len(fresh) == len(glimpses):  # another source's, or too many at once
+            self._drawings = {}
+        for glimpse in fresh:
+            for whose, columns in self._parted(glimpse.names).items():
+                if whose in self._drawings or len(self._drawings) < MAX_CHARTS:
+                    drawing = self._drawings.setdefault(whose, _Drawing())
+                    drawing.add(glimpse, columns)
+        if glimpses:
+            self._last = glimpses[-1]
+            for drawing in self._drawings.values():
+                drawing.forget(glimpses[0].place)
+        self._drawings = {w: one for w, one in self._drawings.items() if one.points}
+        return [
+            Belief(whose, one.chart(), one.colours)
+            for whose, one in self._drawings.items()
+        ]
+
+    def _fresh(self, glimpses: Sequence[Glimpse]) -> Sequence[Glimpse]:
+        """Those that were not seen yet; all, where none is known."""
+        for back, glimpse in enumerate(reversed(glimpses)):
+            if glimpse is self._last:
+                return glimpses[len(glimpses) - back :]
+        return glimpses
+
+    def _parted(self, names: tuple[str, ...]) -> "_Columns":
+        if self._columns[0] is not names:
+            found: _Columns = {}
+            for column, name in enumerate(names):
+                whose, what = parted(name)
+                found.setdefault(whose, {})[what] = column
+            self._columns = (names, found)
+        return self._columns[1]
+
+
+_Columns = dict[str, dict[str, int]]
+"""By whose score it is and of what: its column."""
+
+
+class _Drawing:
+    """One chart as it grows; ``colours`` are the newest episode's, by name."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.colours: dict[str, int] = {}
+        self._lines: dict[str, int] = {}
+        self._visit: Visit | None = None
+        self._steps: list[tuple[int, int, dict[str, float]]] = []  # of the visit
+        self._first: Point = ()
+        self._chart: Chart | None = None
+
+    def chart(self) -> Chart:
+        """As it is now; the same object as long as that does not change."""
+        if self._chart is None:
+            self._chart = Chart(tuple(self._lines), tuple(self.points), self._first)
+        return self._chart
+
+    def add(self, glimpse: Glimpse, columns: Mapping[str, int]) -> None:
+        """The next step, of whose scores these are ours."""
+        self._chart = None
+        visit = glimpse.visit
+        if visit != self._visit:
+            self._visit, self.colours, self._steps = visit, {}, []
+        values = {name: glimpse.values[column] for name, column in columns.items()}
+        if self._steps and self._steps[-1][0] == glimpse.place:  # the same, seen again
+            self._steps.pop()
+            self.points.pop()
+        self._steps.append((glimpse.place, glimpse.step, values))
+        more = self._colour(_highest(values, visit.target))
+        if more and len(self._lines) > MAX_KNOWN:
+            self._lines, self.points = (
+                {name: n for n, name in enumerate(self.colours)},
+                [],
+            )
+        if more or not self.points:
+            self.points = [p for p in self.points if p[0] < self._steps[0][0]]
+            self.points += [self._point(*step) for step in self._steps]
+        else:
+            self.points.append(self._point(*self._steps[-1]))
+
+    def forget(self, before: int) -> None:
+        """What lies before this place is not kept any more."""
+        while self.points and self.points[0][0] < before:
+            self._chart = None
+            self._first = (*self.points.pop(0)[3:], self._first)[0]
+        if self.points:
+            self._first = (*self.points[0][3:], self._first)[0]
+        while self._steps and self._steps[0][0] < before:
+            self._steps.pop(0)
+
+    def _colour(self, names: Iterable[str]) -> bool:
+        """Give these a line and a colour, while there are any; whether one is new.
+
+        A name keeps its colour from one episode to the next where that is free.
+        """
+        more = False
+        for name in names:
+            if name not in self.colours and len(self.colours) < MAX_LINES:
+                wanted = self._lines.setdefault(name, len(self._lines)) % MAX_LINES
+                taken = self.colours.values()
+                free = [c for c in range(MAX_LINES) if c not in taken]
+                colour = wanted if wanted in free else free[0]
+                self.colours = {**self.colours, name: colour}
+                more = True
+        return more
+
+    def _point(self, place: int, step: int, values: Mapping[str, float]) -> Point:
+        numbers: list[Any] = []
+        for name in self.colours:
+            if name in values:
+                numbers += (self._lines[name], _number(values[name]))
+        if self._steps[0][0] != place:
+            return place, step, tuple(numbers)
+        return place, step, tuple(numbers), self._begin()
+
+    def _begin(self) -> tuple[Any, ...]:
+        visit = self._visit
+        assert visit is not None
+        colours = [x for n, c in self.colours.items() for x in (self._lines[n], c)]
+        target = self._lines.get(visit.target or "", -1)
+        which = "" if visit.index is None else f" {visit.index}"
+        title = f"{visit.mode} episode{which}"[:100]
+        return (visit.target or "")[:100], title, target, tuple(colours)
+
+
+def _highest(values: Mapping[str, float], target: str | None) -> list[str]:
+    """The target, and the names of the highest, in the order in which they came."""
+    wanted = [*values]
+    if len(wanted) > MAX_LINES:
+        found = sorted((-v, n) for n, v in enumerate(values.values()) if v == v)
+        best = {number for _, number in found[:TOP]}
+        wanted = [name for number, name in enumerate(wanted) if number in best]
+    if target in values and target in wanted:
+        wanted.remove(target)
+    return [target, *wanted] if target in values and target is not None else wanted
+
+
+def _number(value: float) -> float | None:
+    """To five digits: more cannot be seen; JSON has no NaN and no infinity."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None

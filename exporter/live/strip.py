@@ -1,0 +1,98 @@
+"""The strip: where each live source of a run stands, the slowest first.
+
+Copied from the state while its lock is held, rated and put in order without it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from exporter.runs import Run, Source
+
+MAX_SHOWN = 24
+RATE_SECONDS = 10.0
+
+
+class Standing(NamedTuple):
+    """Where a source stands, in its oldest open episode; times by the exporter's clock.
+
+    ``at`` is when it was so, ``total`` the steps so far, of all episodes; ``rate`` in
+    steps per second, None while it is not known.
+    """
+
+    source: str
+    name: str
+    at: float
+    total: int
+    progress: float | None
+    mode: str = ""
+    step: int | None = None
+    target: str | None = None
+    rate: float | None = None
+
+
+def standings(run: Run) -> list[Standing]:
+    """Where the live sources stand; under the state's lock."""
+    return [
+        _standing(one)
+        for one in run.sources.values()
+        if one.closed is None and one.lost_at is None
+    ]
+
+
+def _standing(one: Source) -> Standing:
+    sample = one.sample
+    if sample is None:
+        return Standing(one.id.hex(), one.name, one.last_at, 0, None)
+    found = Standing(
+        one.id.hex(),
+        one.name,
+        one.shift(sample.sent),
+        one.steps,
+        one.shift(sample.progress) if sample.progress else None,
+    )
+    if not sample.open:
+        return found
+    oldest = min(sample.open, key=lambda shown: shown.started)
+    return found._replace(mode=oldest.mode, step=oldest.steps, target=oldest.target)
+
+
+class Strip:
+    """Rates the standings of one run, as they come."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[tuple[float, int]]] = {}
+
+    def seen(self, found: Iterable[Standing]) -> list[Standing]:
+        """With their rates, the slowest first; those that change little stay put."""
+        known, self._seen = self._seen, {}
+        rated = []
+        for one in found:
+            seen = self._seen[one.source] = known.get(one.source) or deque()
+            if not seen or one.at > seen[-1][0]:
+                seen.append((one.at, one.total))
+            while len(seen) > 2 and one.at - seen[1][0] > RATE_SECONDS:
+                seen.popleft()
+            rated.append(one._replace(rate=_rate(seen)))
+        return sorted(rated, key=_order)
+
+
+def shown(found: list[Standing], chosen: str) -> tuple[list[Standing], int]:
+    """Those that are shown, the chosen one among them, and how many are not."""
+    first = found[:MAX_SHOWN]
+    if len(found) > MAX_SHOWN and all(one.source != chosen for one in first):
+        first[-1:] = [one for one in found if one.source == chosen] or first[-1:]
+    return first, len(found) - len(first)
+
+
+def _rate(seen: deque[tuple[float, int]]) -> float | None:
+    (first, before), (last, after) = seen[0], seen[-1]
+    return (after - before) / (last - first) if last - first >= 1.0 else None
+
+
+def _order(one: Standing) -> tuple[float, str]:
+    """By classes of speed, each half as fast again as the one before, then by name."""
+    if one.rate is None:
+        return math.inf, one.name
+    return (round(2 * math.log2(one.rate)) if one.rate > 0 else -math.inf), one.name
