@@ -31,6 +31,8 @@ _ADDED_UP = (
 MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
+OTHER = "other"
+"""Under which outcomes and results are counted for which there is no room."""
 
 
 class State:
@@ -266,7 +268,7 @@ class State:
         mode.ended_at(at)
         outcome, outcomes = record.outcome, mode.outcomes
         if outcome not in outcomes and len(outcomes) >= MAX_OUTCOMES:
-            outcome = "other"
+            outcome = OTHER
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         success = run.judged(record)
         if success is not None:
@@ -281,7 +283,7 @@ class State:
             if known is None:
                 full = len(mode.results) >= MAX_RESULTS
                 known = mode.results.setdefault(
-                    "other" if full else name, deque(maxlen=RECENT_RESULTS)
+                    OTHER if full else name, deque(maxlen=RECENT_RESULTS)
                 )
             known.append(value)
 

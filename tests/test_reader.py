@@ -9,7 +9,7 @@ from typing import Iterator
 import pytest
 
 from exporter.journal import Batch, Journal
-from exporter.reader import Reader
+from exporter.reader import Reader, Wanted
 from tests.making import Teller
 from tests.test_journal import batch, lost, numbers
 
@@ -54,11 +54,11 @@ def test_episodes_are_found_by_mode_and_outcome(
         )
     )
     journal.commit(Batch(lost_episodes=[lost(started)]))
-    assert numbers(reader.episodes("run", mode="eval")) == [0, 2, 9]
-    assert numbers(reader.episodes("run", outcome="confused")) == [1, 2]
-    assert numbers(reader.episodes("run", mode="eval", outcome="confused")) == [2]
-    assert numbers(reader.episodes("run", outcome="lost")) == [9]
-    assert numbers(reader.episodes("run", outcome="nothing")) == []
+    assert numbers(reader.episodes("run", Wanted("eval"))) == [0, 2, 9]
+    assert numbers(reader.episodes("run", Wanted(outcome="confused"))) == [1, 2]
+    assert numbers(reader.episodes("run", Wanted("eval", "confused"))) == [2]
+    assert numbers(reader.episodes("run", Wanted(outcome="lost"))) == [9]
+    assert numbers(reader.episodes("run", Wanted(outcome="nothing"))) == []
 
 
 def test_readers_of_many_threads_share_few_connections(
