@@ -317,7 +317,7 @@ def outcomes(mode: Json, success: Sequence[str]) -> list[Bar]:
     whole = sum(counted.values()) or 1
     bars, start, plain = [], 0.0, 0
     for name in names:
-        tone = _outcome_tone(name, success)
+        tone = outcome_tone(name, success)
         if not tone:
             plain += 1
             tone = f"plain-{min(plain, 4)}"
@@ -337,7 +337,8 @@ def _folded(bars: list[Bar]) -> list[Bar]:
     return [*shown, Bar(start, 100.0 - start, name, number, "plain-4")]
 
 
-def _outcome_tone(name: str, success: Sequence[str]) -> str:
+def outcome_tone(name: str, success: Sequence[str]) -> str:
+    """The colour of an outcome; empty for one that is neither good nor bad."""
     if name in success:
         return "good"
     return {"error": "bad", "lost": "warn"}.get(name, "")
@@ -405,7 +406,9 @@ def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownB
 
 
 def scores(
-    values: Mapping[str, float], colours: Mapping[str, int] = MappingProxyType({})
+    values: Mapping[str, float],
+    colours: Mapping[str, int] = MappingProxyType({}),
+    most: int = TOP_SCORES,
 ) -> tuple[list[Bar], float, int]:
     """Bars for the highest scores, where they begin in percent, how many are left out.
 
@@ -413,11 +416,11 @@ def scores(
     those come that are drawn in a colour, then the highest. NaN has no bar.
     """
     names = [*values]
-    if len(names) > TOP_SCORES:
-        first = [name for name in colours if name in values][:TOP_SCORES]
+    if len(names) > most:
+        first = [name for name in colours if name in values][:most]
         rest = [name for name in names if name not in colours]
         rest.sort(key=lambda name: _height(values[name]), reverse=True)
-        names = [*first, *rest[: TOP_SCORES - len(first)]]
+        names = [*first, *rest[: most - len(first)]]
     low, base, high = _extent([values[name] for name in names])
     whole = (high - low) or 1.0
     best = max((_height(values[name]) for name in names), default=None)
@@ -468,7 +471,7 @@ def episodes(
                     row,
                     columns,
                     targets,
-                    _outcome_tone(row["outcome"], success),
+                    outcome_tone(row["outcome"], success),
                     trace_link(trace_url, row["trace_id"]),
                 )
                 for number, row in rows.items()
