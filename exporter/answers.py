@@ -1,4 +1,4 @@
-"""How the API answers: values as JSON, arguments as numbers, what is not there as 404.
+"""How requests are read and answered: arguments, values as JSON, 404 for what is not.
 
 Pure but for the request's own arguments. What a source said may be anything that
 msgpack can say, and is made JSON here.
@@ -10,8 +10,11 @@ from typing import Any
 
 import flask
 
+from exporter.reader import Wanted
 from exporter.runs import Run
 from exporter.state import State
+
+_encoder = json.JSONEncoder(allow_nan=False)
 
 
 def as_json(value: Any) -> flask.Response:
@@ -22,9 +25,9 @@ def as_json(value: Any) -> flask.Response:
 def json_text(value: Any) -> str:
     """A value as JSON; NaN and infinities are null, as JSON.stringify writes them."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return _encoder.encode(value)
     except (TypeError, ValueError):
-        return json.dumps(_plain(value), allow_nan=False)
+        return _encoder.encode(_plain(value))
 
 
 def _plain(value: Any) -> Any:
@@ -52,6 +55,18 @@ def as_number(text: str, name: str, least: int, most: int) -> int:
     except ValueError:
         flask.abort(400, f"{name} has to be a number")
     return min(max(number, least), most)
+
+
+def is_said(text: str | None) -> bool:
+    """Whether an argument that is there or not is there."""
+    return text not in (None, "", "0", "false")
+
+
+def wanted_episodes() -> Wanted:
+    """Which episodes the request's arguments ask for."""
+    args = flask.request.args
+    mode, outcome = args.get("mode") or None, args.get("outcome") or None
+    return Wanted(mode, outcome, is_said(args.get("failed")))
 
 
 def known_run(state: State, name: str) -> Run:

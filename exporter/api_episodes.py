@@ -15,7 +15,14 @@ from typing import Any
 import flask
 
 from exporter import lastseen, views
-from exporter.answers import as_json, as_number, json_text, known_run
+from exporter.answers import (
+    as_json,
+    as_number,
+    is_said,
+    json_text,
+    known_run,
+    wanted_episodes,
+)
 from exporter.live import pictures
 from exporter.lookup import Lookup, matching, open_episodes, outcomes
 from exporter.present import Picture
@@ -50,13 +57,6 @@ def add(app: flask.Flask, state: State, reader: Reader) -> None:
     app.get(image, endpoint="last_image", merge_slashes=False)(routes.last_image)
 
 
-def wanted_of_request() -> Wanted:
-    """Which episodes the request's arguments ask for."""
-    args = flask.request.args
-    failed = args.get("failed", "") not in ("", "0", "false")
-    return Wanted(args.get("mode") or None, args.get("outcome") or None, failed)
-
-
 class _Routes:
     """The routes; see :func:`add`."""
 
@@ -68,9 +68,9 @@ class _Routes:
 
     def episodes(self, run: str) -> flask.Response:
         """Episodes of a run: a page of them, or all as a file."""
-        wanted, args = wanted_of_request(), flask.request.args
+        wanted, args = wanted_episodes(), flask.request.args
         as_csv = args.get("format") == "csv"
-        if args.get("all", "") not in ("", "0", "false"):
+        if is_said(args.get("all")):
             return self._file(run, wanted, as_csv)
         page = self._page(run, wanted)
         if not as_csv:

@@ -82,6 +82,7 @@ class Lookup:
 
     def whole(self, run: str, trace_id: str) -> Json | None:
         """An episode with all that is known of it; None where there is none."""
+        trace_id = trace_id.lower()
         found = self.find(run, trace_id)
         if found is None:
             return None
@@ -104,7 +105,7 @@ class Lookup:
         wanted = _digest(trace_id)
         if wanted is None:
             return None
-        key = run, trace_id.lower()
+        key = run, trace_id
         with self._lock:
             known = self._known.get(key)
         if known is not None:

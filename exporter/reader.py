@@ -79,7 +79,7 @@ class Found:
 
 
 class _Named(msgspec.Struct):
-    """Of an episode's record what has names; reading no more takes 1 us."""
+    """Of an episode's record what has names: the rest is not decoded."""
 
     results: dict[str, float] = {}
     scores: dict[str, float] = {}

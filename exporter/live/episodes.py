@@ -15,6 +15,7 @@ import flask
 
 from exporter import lastseen, lookup, views
 from exporter._version import version
+from exporter.answers import wanted_episodes
 from exporter.live import timeline, view
 from exporter.live.evidence import parted
 from exporter.live.scene import Parts
@@ -90,7 +91,7 @@ class Episodes:
 
     def several(self, run: str) -> str | tuple[str, int]:
         """A page of the list."""
-        wanted = _wanted()
+        wanted = wanted_episodes()
         with self._parts.state.lock:
             found = self._parts.state.runs.get(run)
             known = _known(found, wanted) if found else None
@@ -155,6 +156,7 @@ class Episodes:
         ended = row["outcome"] is not None
         trace = view.trace_link(self._parts.trace_url, row["trace_id"])
         return {
+            "late": False,  # an open one does not say
             **row,
             "tone": tone(row, success),
             "top": timeline.top(row.get("scores", {})),
@@ -223,7 +225,9 @@ class Episodes:
         if found is None:
             return None
         with self._parts.state.lock:
-            return views.last_seen(found, trace_id, source)
+            said = views.last_seen(found, trace_id, source)
+        kept = said["state"] is not None or said["images"] or said["scores"]
+        return said if kept or said["logs"] else None
 
 
 def _no_run(run: str, root: str) -> tuple[str, int]:
@@ -232,13 +236,6 @@ def _no_run(run: str, root: str) -> tuple[str, int]:
 
 
 # --- what is asked for ----------------------------------------------------------------
-
-
-def _wanted() -> Wanted:
-    args = flask.request.args
-    return Wanted(
-        args.get("mode") or None, args.get("outcome") or None, bool(args.get("failed"))
-    )
 
 
 def _query(wanted: Wanted, **place: int) -> str:
