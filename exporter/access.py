@@ -33,7 +33,7 @@ from exporter.live import view
 from exporter.settings import Settings, is_loopback
 
 OPEN = frozenset({"/-/healthy", "/-/ready"})
-PAGES = frozenset({"page_runs", "page_run"})
+PAGES = frozenset({"page_runs", "page_run", "page_episodes", "page_episode"})
 """Endpoints that people open; the others are for programs and for the pages."""
 UNASKED = frozenset({"static", "login", "login_page"})
 """Endpoints that are there before anybody has shown the token."""
@@ -247,7 +247,7 @@ def _login_page(wrong: bool = False) -> Response:
         "login.html",
         view.Shown(),
         version=version,
-        root="../" if request.endpoint == "page_run" else "",
+        root="../" * (request.path.count("/") - 1),
         socket="",
         wrong=wrong,
         run=run,

@@ -75,6 +75,10 @@ class Served:
         """It has become a websocket, which has deadlines of its own."""
         self.until = None
 
+    def goes_on(self) -> None:
+        """A part of a long answer has been taken: the next one has its own time."""
+        self.until = time.monotonic() + REQUEST_SECONDS
+
     def hang_up(self) -> None:
         """Nothing is sent or received any more; whoever waits stops waiting."""
         with suppress(OSError):  # it was over already

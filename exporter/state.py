@@ -35,6 +35,8 @@ MAX_COMMANDS = 200
 """Commands of a run whose answers are known, the newest."""
 _PROGRESS = {"delivered": 1, "accepted": 2, "done": 3, "failed": 3}
 """How far an answer is; answers come in any order, and nothing goes back."""
+OTHER = "other"
+"""Under which outcomes and results are counted for which there is no room."""
 
 
 class State:
@@ -277,7 +279,7 @@ class State:
         mode.ended_at(at)
         outcome, outcomes = record.outcome, mode.outcomes
         if outcome not in outcomes and len(outcomes) >= MAX_OUTCOMES:
-            outcome = "other"
+            outcome = OTHER
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         success = run.judged(record)
         if success is not None:
@@ -292,7 +294,7 @@ class State:
             if known is None:
                 full = len(mode.results) >= MAX_RESULTS
                 known = mode.results.setdefault(
-                    "other" if full else name, deque(maxlen=RECENT_RESULTS)
+                    OTHER if full else name, deque(maxlen=RECENT_RESULTS)
                 )
             known.append(value)
 

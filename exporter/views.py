@@ -211,6 +211,63 @@ def episode(row: Row, one: Source | None, seen: Container[str] = ()) -> Json:
     }
 
 
+def whole_episode(row: Row, one: Source | None, seen: Container[str] = ()) -> Json:
+    """An ended episode with all that its record says; times are from its start."""
+    record = row.episode
+    return {
+        **episode(row, one, seen),
+        "number": record.number,
+        "phases": [
+            {
+                "name": phase.name,
+                "start": phase.start,
+                "duration_seconds": phase.duration,
+                "steps": phase.steps,
+            }
+            for phase in record.phases
+        ],
+        "sampled": [
+            {
+                "step": step.step,
+                "start": step.start,
+                "duration_seconds": step.duration,
+                "scores": step.scores,
+            }
+            for step in record.sampled
+        ],
+        "events": [
+            {"name": event.name, "at": event.at, "attributes": event.attributes}
+            for event in record.events
+        ],
+        "omitted": record.omitted,
+    }
+
+
+def whole_open_episode(one: Source, number: int) -> Json | None:
+    """An open episode in that form; None where the source has none of that number."""
+    started = one.started.get(number)
+    if started is None:
+        return None
+    return {
+        **open_episode(one, _stands_now(one, started)),
+        "seed": started.seed,
+        "success": None,
+        "scores": {},
+        "late": False,
+        "last_seen": False,
+        "number": number,
+        "phases": [],
+        "sampled": [],
+        "events": [],
+        "omitted": {},
+    }
+
+
+def _stands_now(one: Source, started: wire.EpisodeStarted) -> wire.OpenEpisode:
+    shown = one.sample.open if one.sample else ()
+    return next((s for s in shown if s.number == started.number), stands(started))
+
+
 def last_seen(found: LastSeen, trace_id: str, one: Source | None) -> Json:
     """What was kept with an episode that failed or was lost."""
     try:

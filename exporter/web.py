@@ -6,8 +6,6 @@ Everything an experiment said is data here: it is escaped by JSON or by the temp
 never trusted.
 """
 
-import csv
-import io
 import json
 import threading
 from collections.abc import Callable
@@ -23,14 +21,14 @@ from prometheus_client.openmetrics.exposition import (
 from werkzeug.exceptions import HTTPException
 
 from experiment_hooks import wire
-from exporter import exposition, jsonable, lastseen, orders, views
+from exporter import api_episodes, exposition, orders, views
 from exporter._version import version
 from exporter.access import Access
+from exporter.answers import as_json as _json
+from exporter.answers import known_run
 from exporter.ingest import Ingest
-from exporter.live import pictures
 from exporter.losses import Losses
 from exporter.metrics import RunMetrics
-from exporter.present import Picture
 from exporter.reader import Reader
 from exporter.runs import Run
 from exporter.settings import is_loopback
@@ -40,7 +38,6 @@ from exporter.writer import Writer
 from exporter.zipped import zipped
 
 MAX_BODY = 64 * 1024
-MAX_PAGE = 1000
 MAX_ASKER = 200
 
 
@@ -77,7 +74,7 @@ def create_app(served: Served, access: Access) -> flask.Flask:
 
     _add_health(app, served)
     _add_api(app, served)
-    _add_last_seen(app, served)
+    api_episodes.add(app, served.state, served.reader)
     _add_commands(app, served)
     app.register_error_handler(HTTPException, _failed)
     return app
@@ -186,123 +183,9 @@ def _add_api(app: flask.Flask, served: Served) -> None:
         served.writer.delete(run)
         return "", 204
 
-    @app.get("/api/v1/runs/<run>/episodes")
-    def episodes(run: str) -> flask.Response:
-        page = episode_page(served, run)
-        if flask.request.args.get("format") == "csv":
-            return _csv(page["episodes"])
-        return _json(page)
-
-
-def _add_last_seen(app: flask.Flask, served: Served) -> None:
-    base = "/api/v1/runs/<run>/episodes/<trace_id>/last_seen"
-
-    @app.get(base)
-    def last_seen(run: str, trace_id: str) -> flask.Response:
-        found = _last_seen(served, run, trace_id)
-        with served.state.lock:
-            source = _run(served, run).sources.get(found.source)
-            said = views.last_seen(found, trace_id, source)
-        return _json(said)
-
-    # A name may have slashes in it, and two in a row are not one.
-    @app.get(f"{base}/<path:name>.png", merge_slashes=False)
-    def last_image(run: str, trace_id: str, name: str) -> flask.Response:
-        found = _last_seen(served, run, trace_id).pictures
-        picture = next((one for one in found if one.image.name == name), None)
-        if picture is None:
-            flask.abort(404, "there is no such image")
-        return _png(picture)
-
-
-def episode_page(served: Served, run: str) -> dict[str, Any]:
-    """A page of a run's episodes, as the request's arguments ask for it."""
-    args = flask.request.args
-    limit = _number(args.get("limit", "100"), "limit", 1, MAX_PAGE)
-    after = _number(args.get("after") or "0", "after", 0, 2**62)
-    mode, outcome = args.get("mode") or None, args.get("outcome") or None
-    with served.state.lock:
-        found = _run(served, run)
-        sources = dict(found.sources)
-        still_open = views.open_episodes(found)
-    rows = served.reader.episodes(
-        run, after=after, limit=limit, mode=mode, outcome=outcome
-    )
-    seen = served.reader.seen(run)
-    shown = [views.episode(row, sources.get(row.episode.source), seen) for row in rows]
-    more = len(rows) == limit
-    if not more and outcome is None:
-        # One may have ended since its run was looked at.
-        ended = {one["trace_id"] for one in shown}
-        shown += [
-            {**one, "last_seen": one["trace_id"] in seen}
-            for one in still_open
-            if mode in (None, one["mode"]) and one["trace_id"] not in ended
-        ]
-    return {"episodes": shown, "next": str(rows[-1].id) if more else None}
-
-
-def _last_seen(served: Served, run: str, trace_id: str) -> lastseen.LastSeen:
-    data = served.reader.last_seen(run, trace_id)
-    found = lastseen.decode(data) if data else None
-    if found is None:
-        flask.abort(404, "of such an episode nothing is kept")
-    return found
-
-
-def _png(picture: Picture) -> flask.Response:
-    try:
-        body = pictures.png(picture.image, picture.data)
-    except pictures.PictureError as error:
-        flask.abort(404, str(error))
-    headers = {"Cache-Control": "no-store"}
-    return flask.Response(body, mimetype="image/png", headers=headers)
-
 
 def _run(served: Served, name: str) -> Run:
-    run = served.state.runs.get(name)
-    if run is None:
-        flask.abort(404, f"there is no run {name!r}")
-    return run
-
-
-def _number(text: str, name: str, least: int, most: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        flask.abort(400, f"{name} has to be a number")
-    return min(max(number, least), most)
-
-
-def _json(value: Any) -> flask.Response:
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        text = json.dumps(jsonable.plain(value), allow_nan=False)
-    return flask.Response(text, mimetype="application/json")
-
-
-def _csv(episodes: list[dict[str, Any]]) -> flask.Response:
-    results = sorted({name for row in episodes for name in row["results"]})
-    plain = [
-        "source", "mode", "epoch", "index", "outcome", "steps", "started", "ended",
-        "duration_seconds", "target", "trace_id",
-    ]  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*plain, *(f"result_{name}" for name in results)])
-    for row in episodes:
-        values = [row[name] for name in plain]
-        values += [row["results"].get(name) for name in results]
-        writer.writerow([_cell(value) for value in values])
-    return flask.Response(text.getvalue(), mimetype="text/csv")
-
-
-def _cell(value: Any) -> Any:
-    # A spreadsheet would run text that begins so as a formula.
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+    return known_run(served.state, name)
 
 
 # --- commands -------------------------------------------------------------------------

@@ -25,6 +25,10 @@ def application(**options: Any) -> flask.Flask:
     Access(TOKEN, **options).guard(app)
     app.get("/", endpoint="page_runs")(lambda: "runs")
     app.get("/runs/<run>", endpoint="page_run")(lambda run: f"run {run}")
+    app.get("/runs/<run>/episodes", endpoint="page_episodes")(lambda run: "episodes")
+    app.get("/runs/<run>/episodes/<trace_id>", endpoint="page_episode")(
+        lambda run, trace_id: "episode"
+    )
     app.get("/read", endpoint="read")(lambda: "read")
     app.get("/metrics", endpoint="metrics")(lambda: "metrics")
     app.get("/-/ready", endpoint="ready")(lambda: "ready")

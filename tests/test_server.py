@@ -30,6 +30,7 @@ class Bench:
         self.app.get("/wait", endpoint="wait")(self._wait)
         self.app.get("/stay", endpoint="stay")(self._stay)
         self.app.get("/large", endpoint="large")(lambda: b"x" * 50_000_000)
+        self.app.get("/parts/<tells>", endpoint="parts")(self._parts)
         self.app.post("/body", endpoint="body")(self._body)
         self.app.post("/unread", endpoint="unread")(lambda: ("no", 401))
         self.server = Server(self.app, "127.0.0.1", 0, connections)
@@ -38,6 +39,18 @@ class Bench:
 
     def _body(self) -> bytes:
         return flask.request.get_data()
+
+    def _parts(self, tells: str) -> flask.Response:
+        served = flask.request.environ["episight.served"]
+
+        def parts() -> Iterator[str]:
+            for number in range(6):
+                self.go_on.wait(0.3)
+                yield f"part {number} "
+                if tells == "yes":
+                    served.goes_on()
+
+        return flask.Response(parts())
 
     def _wait(self) -> str:
         self.waiting.release()
@@ -233,6 +246,17 @@ def test_who_does_not_read_the_answer_in_time_is_let_go(
     bench.connect(b"GET /large HTTP/1.1\r\n\r\n")
     eventually(lambda: bench.served)
     eventually(lambda: not bench.served)
+
+
+@pytest.mark.parametrize("tells", ["yes", "no"])
+def test_a_long_answer_takes_its_time_while_it_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tells: str
+) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_SECONDS", 1.2)
+    answer = start().ask(f"/parts/{tells}")
+    assert b"part 0" in answer
+    whole = answer.endswith(b"\r\n0\r\n\r\n")
+    assert whole == (b"part 5" in answer) == (tells == "yes")
 
 
 def test_who_goes_on_after_the_answer_is_let_go(start: Start) -> None:

@@ -21,7 +21,7 @@ from wsproto.utilities import ProtocolError
 
 from exporter._version import version
 from exporter.ingest import Ingest
-from exporter.live import pictures, view
+from exporter.live import episodes, pictures, view
 from exporter.live.hub import GoneError, Hub, Subject
 from exporter.live.listing import ListScene, Query
 from exporter.live.scene import RunScene
@@ -70,6 +70,7 @@ def add(
     app.register_error_handler(ProtocolError, _no_websocket)
     app.get("/", endpoint="page_runs")(pages.runs)
     app.get("/runs/<run>", endpoint="page_run")(pages.run)
+    episodes.add(app, hub.parts, hub.clock)
     # A name may have slashes in it, and two in a row are not one.
     address = "/runs/<run>/sources/<source>/images/<path:name>.png"
     app.get(address, endpoint="page_image", merge_slashes=False)(pages.image)

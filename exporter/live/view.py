@@ -343,7 +343,9 @@ def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownB
 
 
 def scores(
-    values: Mapping[str, float], colours: Mapping[str, int] = MappingProxyType({})
+    values: Mapping[str, float],
+    colours: Mapping[str, int] = MappingProxyType({}),
+    most: int = TOP_SCORES,
 ) -> tuple[list[Bar], float, int]:
     """Bars for the highest scores, where they begin in percent, how many are left out.
 
@@ -351,11 +353,11 @@ def scores(
     those come that are drawn in a colour, then the highest. NaN has no bar.
     """
     names = [*values]
-    if len(names) > TOP_SCORES:
-        first = [name for name in colours if name in values][:TOP_SCORES]
+    if len(names) > most:
+        first = [name for name in colours if name in values][:most]
         rest = [name for name in names if name not in colours]
         rest.sort(key=lambda name: _height(values[name]), reverse=True)
-        names = [*first, *rest[: TOP_SCORES - len(first)]]
+        names = [*first, *rest[: most - len(first)]]
     low, base, high = _extent([values[name] for name in names])
     whole = (high - low) or 1.0
     best = max((_height(values[name]) for name in names), default=None)
