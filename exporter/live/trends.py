@@ -14,15 +14,16 @@ from markupsafe import Markup
 
 from exporter.live import charts, words
 from exporter.live.charts import Spark, brief
+from exporter.live.looks import Fragments
 from exporter.live.tracks import Curve, Seen, Series, Speed
-from exporter.live.view import Json, Shown, fragments, outcome_tone
+from exporter.live.view import Json, Shown, outcome_tone
 
 EPISODES = 100
 RESULTS = 6
 OPEN_METRICS = 24
 """Metrics beyond so many are in a fold."""
 
-_parts = fragments("charts_parts.html")
+_parts = Fragments("charts_parts.html")
 
 
 @dataclass(frozen=True)
