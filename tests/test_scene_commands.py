@@ -81,7 +81,7 @@ def test_what_was_given_is_shown_at_once_and_how_far_each_source_is(
     (row,) = look(scene).lists["orders"].values()
     found = said(type(look(scene))({"row": row}))
     assert "2 done 1 accepted" in found
-    assert "by ann : why · whoever starts later is told, too" in found
+    assert "by ann: why · whoever starts later is told, too" in found
     assert "done a:1 accepted b:1 done c:1" in found
 
 
