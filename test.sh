@@ -38,6 +38,7 @@ esac
 
 # The real parts, each with the Debian package that brings it.
 real_parts="prometheus=prometheus promtool=prometheus chromium=chromium"
+real_parts="$real_parts nginx=nginx-light openssl=openssl"
 real_parts="$real_parts shellcheck=shellcheck ip=iproute2 nft=nftables"
 
 install_real_parts() {

@@ -22,6 +22,7 @@ OF_THE_EXPORTER = {
     "writing": "how fast a scrape is written",
     "scrape": "what a scrape of the whole exporter costs",
     "live": "what it costs to be looked at",
+    "hour": "an hour of looking at a page, in minutes",
     "memory": "what is held in memory",
     "growth": "what grows with what",
     "limits": "what the machine itself does at best",

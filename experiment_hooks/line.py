@@ -49,6 +49,7 @@ class Line:
         hello: makes the hello for (time sent, newest sequence number).
         on_welcome: called with each welcome.
         on_command: called with each command.
+        work: called when what is to be said of commands has been sent: does them.
         spool: where records go that nobody takes; None: nowhere.
     """
 
@@ -59,6 +60,7 @@ class Line:
         hello: Hello,
         on_welcome: Callable[[wire.Welcome], None],
         on_command: Callable[[wire.Command], None],
+        work: Callable[[], None],
         spool: Optional[Spool] = None,
     ) -> None:
         self._recorder = recorder
@@ -67,6 +69,7 @@ class Line:
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_command = on_command
+        self._work = work
         self._delivery: Optional[Delivery] = None
         self._overflow: Optional[Overflow] = None
         self._context: Optional[Any] = None
@@ -134,6 +137,7 @@ class Line:
             self._greet(time.monotonic())
         else:
             self._send_records(time.monotonic())
+        self._work()
         if self._delivery is not None and self.greeted:
             self._delivery.pump()
 
@@ -316,7 +320,7 @@ class Line:
         if self._delivery is not None:
             self._delivery.close()
             self._delivery = None
-        self.greeted, self._hello_at = False, 0.0
+        self._ask_anew()
         self._connect_at = time.monotonic() + seconds
 
     def _look_for_another_place(self) -> None:
@@ -382,7 +386,7 @@ class Line:
         elif isinstance(message, wire.Welcome):
             self._welcomed(message)
         elif isinstance(message, wire.Who):
-            self.greeted, self._hello_at = False, 0.0
+            self._ask_anew()
         elif isinstance(message, wire.Watch):
             self._watch(message.on)
         elif isinstance(message, wire.Command):
@@ -411,8 +415,13 @@ class Line:
         self._watch(message.watched)
         self._on_welcome(message)
 
+    def _ask_anew(self) -> None:
+        """Say hello as soon as that is possible; nobody watches meanwhile."""
+        self.greeted, self._hello_at = False, 0.0
+        self._watch(False)
+
     def _was_refused(self, message: wire.Refused) -> None:
-        self.greeted = False
+        self._ask_anew()
         # Asked again at leisure: the exporter may be replaced by one that fits.
         self._hello_at = time.monotonic() + 10 * HELLO_AGAIN
         if not self.refused:
@@ -425,7 +434,7 @@ class Line:
             )
 
     def _watch(self, on: bool) -> None:
-        self._recorder.watched = on
+        self._recorder.watch(on)
         if on:
             self._next_tick = min(self._next_tick, time.monotonic() + WATCHED_TICK)
 
@@ -450,7 +459,7 @@ class Line:
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.ZMQError:  # not connected: a hello as soon as it is again
-            self.greeted, self._hello_at = False, 0.0
+            self._ask_anew()
             return False
         return True
 
@@ -521,7 +530,7 @@ class Line:
         unacknowledged = self._number - self._acked_sample
         if unacknowledged and now - self._credited_at > ACK_TIMEOUT:
             # Samples, or what answers them, are lost: another hello clears it up.
-            self.greeted, self._hello_at = False, 0.0
+            self._ask_anew()
         elif unacknowledged < wire.CREDIT:
             self._credited_at = self._credited_at if unacknowledged else now
             self._send_sample()

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
+import msgspec
+
 from experiment_hooks import plain, wire
 from experiment_hooks.catalogue import Catalogue
 from experiment_hooks.doors import Door, Halt
@@ -67,6 +69,8 @@ class Recorder:
         self.inline_due: Callable[[], bool] = lambda: False
         self.pump: Callable[[], None] = lambda: None
         self.stop: Optional[wire.Command] = None
+        self.stopping: Callable[[], None] = lambda: None
+        self.taken_commands: Callable[[], Tuple[str, ...]] = tuple
         self.watched = False
         self.success: Optional[Set[str]] = None
         self._max_bytes = max_bytes
@@ -173,6 +177,7 @@ class Recorder:
         """Raise :class:`RunStopped` if a stop was asked for that arrives here."""
         stop = self.stop
         if stop is not None and stop.when in (at, "now"):
+            self.guard(self.stopping)
             raise RunStopped(stop.reason, stop.by)
 
     def passed(self, at: str) -> None:
@@ -372,6 +377,17 @@ class Recorder:
 
     # --- samples ------------------------------------------------------------------
 
+    def watch(self, on: bool) -> None:
+        """Whether a person looks; what is made only for one is not kept for later."""
+        if self.watched and not on:
+            with self.lock:
+                self._streams = {}
+                self._moments = {
+                    of_episode: (msgspec.structs.replace(moment, images=()), [])
+                    for of_episode, (moment, _) in self._moments.items()
+                }
+        self.watched = on
+
     def raise_flags(self) -> None:
         """Ask the experiment's threads to take themselves at their next call."""
         with self.lock:
@@ -449,6 +465,7 @@ class Recorder:
                 moments=moments,
                 streams=streams,
                 dropped=dict(self.dropped),
+                commands=self.taken_commands(),
             )
         return sample, parts
 

@@ -277,11 +277,11 @@ class Run:
     def on_command(self, name: str, callback: Callable[..., Any]) -> None:
         """Call ``callback(command)`` when somebody gives the command ``name``.
 
-        ``stop`` also makes the run stoppable: the callback, which may save a
-        checkpoint, runs before :class:`RunStopped` is raised. It runs on the sender's
-        thread.
+        The run's page shows a button for it. ``stop`` also makes the run stoppable: the
+        callback, which may save a checkpoint, runs before the run is seen to stop and
+        before :class:`RunStopped` is raised. It runs on the sender's thread.
         """
-        self._commands.take(name, callback)
+        self._recorder.guard(self._commands.take, name, callback)
 
     # --- what may be asked --------------------------------------------------------
 
@@ -348,7 +348,8 @@ class Run:
         with self._closing:
             self._guests = (self._guests or 0) + 1
         self.name = name
-        self._commands.stoppable = self._commands.stoppable or stoppable
+        if stoppable:
+            self._commands.allow_stop()
         success = opened.get("success")
         if success is not None:
             self._recorder.success = set(success)
@@ -382,6 +383,7 @@ class Run:
             self._hello,
             self._welcomed,
             self._commands.came,
+            self._commands.work,
             self._spool(),
         )
         if self._settings.thread:
@@ -494,6 +496,7 @@ class Run:
     def forked(self) -> None:
         """In a forked child: a child of the run, from its first call on."""
         self._introduction.forked()
+        self._commands.forked()
         _inherited.append((self._line, self._sender))
         self._line = self._sender = None
         self._closing = threading.RLock()

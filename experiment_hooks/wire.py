@@ -35,6 +35,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 2048
 CREDIT = 4
 """Samples that may be on their way and not yet acknowledged."""
+MAX_COMMANDS, MAX_COMMAND_NAME = 32, 100
+"""Names of commands that one source takes, and the characters of one."""
 
 STEP_DURATION_BUCKETS = (
     1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3,
@@ -359,7 +361,8 @@ class Sample(Message, tag="sample"):
     bucket (not cumulative, +Inf last) and then its sum. ``progress`` is the time of the
     newest progress, ``gap`` the longest time between two so far, ``gaps`` how many
     there were; ``promise`` the open phase's own. ``moments`` has at most one of an
-    episode and one of the run itself.
+    episode and one of the run itself. ``commands`` are the names of those that it
+    takes, ``stop`` among them where it can be stopped.
     """
 
     number: int
@@ -375,6 +378,7 @@ class Sample(Message, tag="sample"):
     moments: Tuple[Moment, ...] = ()
     streams: Dict[str, bytes] = {}
     dropped: Dict[str, int] = {}
+    commands: Tuple[str, ...] = ()
 
 
 class Heartbeat(Message, tag="heartbeat"):

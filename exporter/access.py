@@ -27,6 +27,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 from werkzeug.wrappers import Response
 
+from exporter import checks
 from exporter._version import version
 from exporter.live import view
 from exporter.settings import Settings, is_loopback
@@ -34,9 +35,10 @@ from exporter.settings import Settings, is_loopback
 OPEN = frozenset({"/-/healthy", "/-/ready"})
 PAGES = frozenset({"page_runs", "page_run", "page_episodes", "page_episode"})
 """Endpoints that people open; the others are for programs and for the pages."""
-UNASKED = frozenset({"static", "login"})
+UNASKED = frozenset({"static", "login", "login_page"})
 """Endpoints that are there before anybody has shown the token."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SOURCE = re.compile(r"[0-9a-f]{32}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
 
 _HEADERS = {
@@ -100,6 +102,7 @@ class Access:
         app.before_request(self._check)
         app.after_request(_secured)
         app.post("/login", endpoint="login")(self._login)
+        app.get("/login", endpoint="login_page")(_login_page)
 
     # --- the rules -------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Access:
     def _login(self) -> Response:
         if not self._is_token(flask.request.form.get("token", "").strip()):
             return _login_page(wrong=True)
-        return self._let_in("./")
+        return self._let_in(_page_of(*_whence()))
 
     def _let_in(self, to: str) -> Response:
         answer = flask.redirect(to, 303)
@@ -215,11 +218,31 @@ def _asked() -> Response:
     raise Unauthorized(sentence, www_authenticate=challenge)
 
 
+def _whence() -> tuple[str, str]:
+    """From which run's page somebody comes, and with which source; mostly none."""
+    said, request = flask.request.values, flask.request
+    run = (request.view_args or {}).get("run") or said.get("run", "")
+    return str(run), said.get("source", "")
+
+
+def _page_of(run: str, source: str) -> str:
+    """The address of a run's page, from the root; of all runs where there is no run.
+
+    Made of what can only be a run's id and a source's, so it leads nowhere else.
+    """
+    if not checks.is_run_id(run):
+        return "./"
+    known = f"?source={source}" if _SOURCE.fullmatch(source) else ""
+    return f"./runs/{quote(run, safe='')}{known}"
+
+
 def _login_page(wrong: bool = False) -> Response:
     request = flask.request
+    run, source = _whence()
     # A strict cookie does not come along from a foreign page's link: once more, from
     # our own page, it does.
-    foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
+    asked = request.endpoint in PAGES
+    foreign = asked and request.headers.get("Sec-Fetch-Site") == "cross-site"
     html = view.page(
         "login.html",
         view.Shown(),
@@ -227,9 +250,11 @@ def _login_page(wrong: bool = False) -> Response:
         root="../" * (request.path.count("/") - 1),
         socket="",
         wrong=wrong,
+        run=run,
+        source=source,
         again=foreign and not wrong and request.method == "GET",
     )
-    answer = flask.make_response(html, 401)
+    answer = flask.make_response(html, 401 if asked or wrong else 200)
     # Without a referrer a form's Origin would be null.
     answer.headers["Referrer-Policy"] = "same-origin"
     return answer

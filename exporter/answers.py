@@ -5,11 +5,11 @@ msgpack can say, and is made JSON here.
 """
 
 import json
-import math
 from typing import Any
 
 import flask
 
+from exporter import jsonable
 from exporter.reader import Wanted
 from exporter.runs import Run
 from exporter.state import State
@@ -27,25 +27,7 @@ def json_text(value: Any) -> str:
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError):
-        return _encoder.encode(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """What a source said, as JSON can say it: bytes and times as text, for instance."""
-    if isinstance(value, dict):
-        return {_name(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
-
-
-def _name(key: Any) -> Any:
-    fits = key is None or isinstance(key, (bool, int, str))
-    return key if fits else str(key)
+        return _encoder.encode(jsonable.plain(value))
 
 
 def as_number(text: str, name: str, least: int, most: int) -> int:

@@ -30,14 +30,18 @@ from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
+from exporter.live.recent import Recent
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
+from exporter.notify import Notifier
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader, Row
 from exporter.selfmetrics import Parts, registry
 from exporter.server import Server
 from exporter.settings import Settings
 from exporter.state import State
+from exporter.tap import Tap
 from exporter.verdict import Rules
 from exporter.writer import Writer
 
@@ -63,7 +67,9 @@ class App:
         self._settings = settings
         self._stack = ExitStack()
         self._stopped = threading.Event()
-        self._keyring: Keyring | None = None
+        self._keyring = _keyring(settings.security.curve_dir)
+        self._tap: Tap | None = None
+        self._notifier: Notifier | None = None
         try:
             self._build(environ)
         except BaseException:
@@ -85,10 +91,21 @@ class App:
         )
         web_port = _listening(settings.web.host, settings.web.port, "web.port")
         self.web = f"http://{_shown(settings.web.host)}:{web_port}"
-        ingest = self._ingest(state, inbox, presents)
+        self.page = settings.web.public_url.rstrip("/") or self.web
+        self._tap = self._open_tap(state, rules)
+        self._notifier = self._open_notifier(state, rules)
+        orders = Orders(
+            state,
+            rules,
+            wake=inbox.wake,
+            send=lambda *told: ingest.command(*told),  # noqa: PLW0108 (made below)
+        )
+        ingest = self._ingest(state, inbox, presents, orders)
         self.ingest = _reachable(ingest.address)
         reader = Reader(settings.journal_path)
         stack.callback(reader.close)
+        self._recent = recent = Recent(state, rules)
+        stack.callback(recent.close)
         hub = Hub(
             state=state,
             presents=presents,
@@ -96,7 +113,9 @@ class App:
             rules=rules,
             clock=time.time,
             watch=ingest.watch,
+            recent=recent,
             trace_url=settings.live.trace_url,
+            orders=orders,
         )
         stack.callback(hub.close)
         self._hub = hub
@@ -114,6 +133,8 @@ class App:
             max_traces=settings.traces.max_pending if endpoint is not None else 0,
             forget_links=ingest.forget,
             present_of=presents.of,
+            on_commit=self._tap.committed if self._tap else lambda batch: None,
+            orders=orders,
         )
         self._courier = courier = _courier(endpoint, environ, reader, state, writer)
         metrics = RunMetrics(
@@ -128,7 +149,17 @@ class App:
             heard=lambda source: _heard(ingest, source),
         )
         parts = Parts(
-            version, state, ingest, writer, journal, reader, metrics, hub, courier
+            version,
+            state,
+            ingest,
+            writer,
+            journal,
+            reader,
+            metrics,
+            hub,
+            courier,
+            self._tap,
+            self._notifier.webhook if self._notifier else None,
         )
         losses = Losses(ingest, writer, metrics, courier)
         served = web.Served(
@@ -140,6 +171,7 @@ class App:
             registry(parts),
             ingest,
             writer,
+            orders,
             time.time,
         )
         app = web.create_app(served, Access.of(settings, token.text))
@@ -148,7 +180,7 @@ class App:
             hub,
             ingest=ingest,
             losses=losses,
-            addresses=(self.web, self.ingest),
+            addresses=(self.page, self.ingest),
         )
         # Answers from now on, that it is not ready: reading the journal takes a while,
         # and minutes where it is damaged.
@@ -159,7 +191,9 @@ class App:
         served.restored.set()
         logger.info("the token for commands: `episight token` (%s)", token.place)
 
-    def _ingest(self, state: State, inbox: Inbox, presents: Presents) -> Ingest:
+    def _ingest(
+        self, state: State, inbox: Inbox, presents: Presents, orders: Orders
+    ) -> Ingest:
         def place(hello: wire.Hello) -> str:
             with state.lock:
                 return state.place(
@@ -175,9 +209,10 @@ class App:
         def on_sample(run: str, source: bytes, newest: object) -> None:
             presents.take(run, source, newest)  # type: ignore[arg-type]
             self._hub.changed()
+            if self._tap is not None:
+                self._tap.sample(run, source, newest)  # type: ignore[arg-type]
 
         settings = self._settings.ingest
-        self._keyring = _keyring(self._settings.security.curve_dir)
         try:
             ingest = Ingest(
                 settings.host,
@@ -185,14 +220,48 @@ class App:
                 inbox=inbox,
                 place=place,
                 on_sample=on_sample,
-                page=lambda run: f"{self.web}/runs/{run}",
+                page=self._page_of,
                 version=version,
                 keyring=self._keyring,
+                standing=orders.standing,
             )
         except OSError as error:
             raise StartError(_taken("ingest.port", settings.port, error)) from error
         self._stack.callback(ingest.close)
         return ingest
+
+    def _page_of(self, run: str) -> str:
+        return f"{self.page}/runs/{run}"
+
+    def _open_tap(self, state: State, rules: Rules) -> Tap | None:
+        settings = self._settings.tap
+        if settings.port is None:
+            return None
+        try:
+            tap = Tap(
+                settings.host,
+                settings.port,
+                state=state,
+                rules=rules,
+                keyring=self._keyring,
+            )
+        except OSError as error:
+            raise StartError(_taken("tap.port", settings.port, error)) from error
+        # After the writer, whose last commit is said too.
+        self._stack.callback(tap.close)
+        return tap
+
+    def _open_notifier(self, state: State, rules: Rules) -> Notifier | None:
+        settings = self._settings.notify
+        if not settings.webhook_url:
+            return None
+        return Notifier(
+            state,
+            rules,
+            url=settings.webhook_url,
+            states=settings.states,
+            page=self._page_of,
+        )
 
     def _serve(self, app: flask.Flask, port: int) -> Server:
         to = self._settings.web
@@ -209,18 +278,28 @@ class App:
     ) -> None:
         stack = self._stack
         writer.start()
+        self._recent.start()
         stack.callback(writer.close)
         if self._courier is not None:
             # Closed before the writer, which commits what it has delivered.
             stack.enter_context(self._courier)
         stack.callback(server.close)  # before those two
+        if self._tap is not None:
+            self._tap.start()
+        if self._notifier is not None:
+            self._notifier.start()
+            stack.callback(self._notifier.close)
         ingest.start()
         # First of all: no new data, and what has come is committed, so that its traces
         # are delivered too.
         stack.callback(writer.flush)
         stack.callback(ingest.stop_receiving)
         self._announce()
-        logger.info("page %s, ingest %s", self.web, self.ingest)
+        logger.info("page %s, ingest %s", self.page, self.ingest)
+        if self._tap is not None:
+            logger.info("tap %s", _reachable(self._tap.address))
+        if self._notifier is not None:
+            logger.info("notifications go to %s", self._notifier.webhook.shown)
         logger.info(
             "%d open files allow about %d sources", open_files, open_files - 100
         )
@@ -234,6 +313,8 @@ class App:
         path = self._settings.ingest.address_file
         if path:
             said = {"ingest": self.ingest, "web": self.web, "pid": os.getpid()}
+            if self._tap is not None:
+                said["tap"] = _reachable(self._tap.address)
             if self._keyring is not None:
                 said["server_key"] = self._keyring.public.decode()
             write_atomically(Path(path).expanduser(), json.dumps(said))

@@ -19,10 +19,14 @@ MAX_INTEGER = 2**63
 MAX_BUCKETS = 1000
 MAX_NAME = 256
 """Characters of what becomes a label's value or a word on a page; hooks cut at 200."""
+MAX_DETAIL = 1000
+"""Characters of why a command failed; hooks cut at 500."""
 MAX_LABELS = 32
 MAX_TIME = 2.0**33
 """Unix seconds: the year 2242."""
 MAX_DROP_REASONS = 64
+MAX_COMMANDS = 64
+"""Of a source that takes commands; the hooks have half as many."""
 TYPES = ("counter", "gauge", "histogram")
 MERGES = ("last", "sum", "max", "min", "mean", "per_source")
 
@@ -30,7 +34,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,199}")
 _REASON = re.compile(r"[a-z0-9_]{1,60}")
 _RESERVED_LABELS = frozenset({"experiment", "run", "le", "quantile", "source"})
-_BUILT_IN = {
+BUILT_IN = {
     "steps": ("counter", ("mode",)),
     "step_duration_seconds": ("histogram", ("mode",)),
     "phase_seconds": ("counter", ("mode", "phase")),
@@ -74,6 +78,9 @@ def check_sample(sample: wire.Sample) -> None:
     if sample.dropped:
         _check_dropped(sample.dropped)
     _check_names("a mode", sample.epochs)
+    if len(sample.commands) > MAX_COMMANDS:
+        raise wire.MalformedError(f"{len(sample.commands)} commands are taken")
+    _check_names("a command", sample.commands)
     for shown in sample.open:
         _check_number(shown.number)
         _check_names("a mode", (shown.mode,))
@@ -156,6 +163,12 @@ def _check_ended(record: wire.EpisodeEnded) -> None:
     _check_names("a phase", (span.name for span in record.phases))
 
 
+def _check_answered(record: wire.CommandAnswered) -> None:
+    _check_names("a command's id or state", (record.command, record.state))
+    if len(record.detail) > MAX_DETAIL:
+        raise wire.MalformedError(f"a detail of {len(record.detail)} characters")
+
+
 _CHECKS: dict[type, Callable[[Any], None]] = {
     wire.SourceOpened: _check_source_opened,
     wire.SourceClosed: _check_source_closed,
@@ -163,6 +176,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     wire.Schema: _check_schema,
     wire.EpisodeStarted: _check_started,
     wire.EpisodeEnded: _check_ended,
+    wire.CommandAnswered: _check_answered,
 }
 
 
@@ -179,7 +193,7 @@ def refusal(spec: wire.MetricSpec) -> str:
     """Why a metric cannot be served, in a word fit for a label; empty if it can."""
     if not _well_formed(spec):
         return "malformed"
-    ours = _BUILT_IN.get(spec.name) == (spec.type, spec.labels) and not spec.free
+    ours = BUILT_IN.get(spec.name) == (spec.type, spec.labels) and not spec.free
     taken = f"experiment_{spec.name}" in names.RUN_FAMILIES and not ours
     if taken or not _RESERVED_LABELS.isdisjoint(spec.labels):
         return "reserved"

@@ -98,6 +98,7 @@ class Counts:
 
     records: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 

@@ -41,7 +41,7 @@ AT_ONCE = 500
 # A peer that vanished without a word is noticed after some 20 s. Not by ZeroMQ's
 # heartbeat: where a connection ends while so much of it waits that no more is read, its
 # timer aborts the process (libzmq 4.3.5, "Assertion failed: !_io_error").
-_NOTICED_BY_THE_KERNEL = (
+NOTICED_BY_THE_KERNEL = (
     (zmq.TCP_KEEPALIVE, 1),
     (zmq.TCP_KEEPALIVE_IDLE, 5),
     (zmq.TCP_KEEPALIVE_INTVL, 5),
@@ -68,6 +68,7 @@ class Ingest(threading.Thread):
         on_sample: called with each sample, for what is shown and not committed.
         page: the address of a run's page.
         keyring: whose keys may connect; None: whoever can reach the port.
+        standing: gives the command that a source of a run is told with its welcome.
         clock: Unix seconds.
 
     Raises:
@@ -85,6 +86,9 @@ class Ingest(threading.Thread):
         page: Callable[[str], str],
         version: str,
         keyring: Keyring | None = None,
+        standing: Callable[[str, wire.Hello], wire.Command | None] = (
+            lambda run, hello: None
+        ),
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="ingest", daemon=True)
@@ -96,6 +100,7 @@ class Ingest(threading.Thread):
         self._on_sample = on_sample
         self._page = page
         self._version = version
+        self._standing = standing
         self._clock = clock
         self._peers: dict[bytes, Peer] = {}
         self._of_source: dict[bytes, Peer] = {}
@@ -126,7 +131,7 @@ class Ingest(threading.Thread):
             (zmq.RCVHWM, 3000),  # more than a source has under way
             (zmq.HANDSHAKE_IVL, 10000),
             (zmq.BACKLOG, 4096),
-            *_NOTICED_BY_THE_KERNEL,
+            *NOTICED_BY_THE_KERNEL,
         ):
             self._socket.setsockopt(option, value)
         if ":" in host:
@@ -155,9 +160,14 @@ class Ingest(threading.Thread):
         wanted = frozenset(runs)
         self._order(lambda: self._set_watched(wanted))
 
-    def command(self, source: bytes, command: wire.Command) -> None:
-        """Give a command to a source, if it is connected."""
-        self._order(lambda: self._give(source, command))
+    def command(
+        self, run: str, sources: Iterable[bytes] | None, command: wire.Command
+    ) -> None:
+        """Give a command to those of these sources of a run that are connected.
+
+        None: to all of its sources.
+        """
+        self._order(lambda: self._give(run, sources, command))
 
     def forget(self, sources: list[bytes]) -> None:
         """Nobody will ask any more for the links of these, where they are not here."""
@@ -375,6 +385,9 @@ class Ingest(threading.Thread):
                 watched=run in self._watched,
             ),
         )
+        stands = None if hello.replay else self._standing(run, hello)
+        if stands is not None:
+            self._send(identity, stands)
 
     def _may_speak(self, hello: wire.Hello, key: str) -> bool:
         """Whether this key may speak for the source; the first that does keeps it.
@@ -446,6 +459,9 @@ class Ingest(threading.Thread):
         if self._inbox.put_sample(peer.hello.source, newest):
             self.counts.dropped["replaced"] += 1
         if sample.moments or sample.streams:
+            self.counts.seen["state"] += len(sample.moments)
+            self.counts.seen["image"] += len(parts)
+            self.counts.seen["stream"] += len(sample.streams)
             self._on_sample(peer.run, peer.hello.source, newest)
 
     def _obey(self) -> None:
@@ -481,10 +497,13 @@ class Ingest(threading.Thread):
             if peer.run in changed:
                 self._send(peer.identity, wire.Watch(on=peer.run in wanted))
 
-    def _give(self, source: bytes, command: wire.Command) -> None:
-        peer = self._of_source.get(source)
-        if peer is not None:
-            self._send(peer.identity, command)
+    def _give(
+        self, run: str, sources: Iterable[bytes] | None, command: wire.Command
+    ) -> None:
+        for source in [*self._of_source] if sources is None else sources:
+            peer = self._of_source.get(source)
+            if peer is not None and peer.run == run:
+                self._send(peer.identity, command)
 
     def _forget(self, sources: list[bytes]) -> None:
         for source in sources:

@@ -27,6 +27,7 @@ from exporter.journalfile import (
     JournalError,
     decoded,
 )
+from exporter.orders import KEPT, STOP, Order
 from exporter.ranges import Ranges
 
 logger = logging.getLogger("exporter")
@@ -39,6 +40,7 @@ MAX_LAST_SEEN_BYTES = 256 * 1024 * 1024
 """Of how many failed episodes, and in how many bytes, it is kept how they looked."""
 _EPISODE = "run, source, number, mode, outcome, at, trace, data, late"
 _NEW_EPISODES = f"INSERT OR IGNORE INTO episodes ({_EPISODE}) VALUES {{}}"
+_ORDER = "command, run, at, name, boundary, reason, asker, source, sources, until"
 _VALUES = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
 
 
@@ -101,6 +103,8 @@ class Batch:
         deleted: runs to delete.
         last_seen: what is kept with episodes that failed.
         unseen: episodes (run, trace id) of which that is not wanted any more.
+        orders: commands that people gave.
+        over: since when orders stand no longer, and their ids.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -113,6 +117,8 @@ class Batch:
     deleted: list[Deletion] = field(default_factory=list)
     last_seen: list[Kept] = field(default_factory=list)
     unseen: list[tuple[str, str]] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    over: list[tuple[float, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -264,6 +270,7 @@ class Journal:
         _each(db, "DELETE FROM losses WHERE source = ?", batch.returned + batch.closed)
         _each(db, f"UPDATE episodes SET trace = {TRACE_DONE} WHERE id = ?", batch.sent)
         self._write_last_seen(batch)
+        self._write_orders(batch)
         return sum(map(self._delete, batch.deleted))
 
     def _write_ends(self, ends: list[tuple[object, ...]]) -> None:
@@ -305,6 +312,22 @@ class Journal:
                 (MAX_LAST_SEEN_BYTES, MAX_LAST_SEEN),
             )
 
+    def _write_orders(self, batch: Batch) -> None:
+        db = self._db
+        for order in batch.orders:
+            db.execute(f"INSERT INTO commands ({_ORDER}) VALUES (?{', ?' * 9})", order)
+            db.execute(
+                "DELETE FROM commands WHERE run = ?1 AND id <= (SELECT id FROM commands"
+                " WHERE run = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2) AND id <> ifnull("
+                "(SELECT max(id) FROM commands WHERE run = ?1 AND name = ?3"
+                " AND source IS NULL), 0)",
+                (order.run, KEPT, STOP),
+            )
+        if batch.over:
+            db.executemany(
+                "UPDATE commands SET until = ? WHERE command = ?", batch.over
+            )
+
     def _delete(self, deletion: Deletion) -> int:
         db = self._db
         (waiting,) = db.execute(
@@ -313,7 +336,7 @@ class Journal:
         ).fetchone()
         for table in ("records", "totals", "losses"):
             _each(db, f"DELETE FROM {table} WHERE source = ?", [*deletion.received])
-        for table in ("episodes", "last_seen"):
+        for table in ("episodes", "last_seen", "commands"):
             db.execute(f"DELETE FROM {table} WHERE run = ?", (deletion.run,))
         db.executemany(
             "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
@@ -410,6 +433,11 @@ class Journal:
     def losses(self) -> list[tuple[bytes, float, int]]:
         """Lost sources, and since when."""
         return self._db.execute("SELECT source, at, announced FROM losses").fetchall()
+
+    def orders(self) -> list[Order]:
+        """The commands that people gave, oldest first."""
+        rows = self._db.execute(f"SELECT {_ORDER} FROM commands ORDER BY id")
+        return [Order(*row) for row in rows]
 
     @property
     def size(self) -> int:

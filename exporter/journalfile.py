@@ -8,7 +8,8 @@ Tables: ``records`` recognises every record by (source, seq) and keeps the bytes
 but episode ends; ``episodes`` keeps those, a row an episode, and is the outbox of
 traces too; ``totals`` the newest totals of each source that has not closed; ``losses``
 which sources are lost; ``forgotten`` which records of deleted runs had come;
-``last_seen`` what was seen last of episodes that failed, within bounds of its own.
+``last_seen`` what was seen last of episodes that failed, within bounds of its own;
+``commands`` what people told runs to do (see ``orders``; ``command`` is its id).
 """
 
 import sqlite3
@@ -75,7 +76,22 @@ CREATE TABLE last_seen (
 _SCHEMA_4 = """
 ALTER TABLE losses ADD COLUMN announced INTEGER NOT NULL DEFAULT 0;
 """
-_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
+_SCHEMA_5 = """
+CREATE TABLE commands (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    command TEXT NOT NULL UNIQUE,
+    run TEXT NOT NULL,
+    at REAL NOT NULL,
+    name TEXT NOT NULL,
+    boundary TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    asker TEXT NOT NULL,
+    source BLOB,
+    sources BLOB NOT NULL,
+    until REAL
+) STRICT;
+"""
+_STEPS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5)
 """What brings a file from each version to the next; a new one goes through all."""
 VERSION = len(_STEPS)
 TRACE_NONE, TRACE_PENDING, TRACE_DONE = 0, 1, 2

@@ -41,15 +41,18 @@ class Losses:
         self._metrics = metrics
         self._courier = courier
 
-    def found(self) -> dict[str, Any]:
+    def found(self, *, wait: bool = True) -> dict[str, Any]:
         """Numbers by reason, as plain values.
+
+        Args:
+            wait: for what has to be found out, where nobody has scraped for a while.
 
         Returns:
             ``rejected`` messages, ``unused`` records, ``refused`` series with
             ``offenders`` (by run, the first of them), ``spans`` lost, and
             ``trace_error``, what the trace store said last while it takes none.
         """
-        self._metrics.look()
+        self._metrics.look(wait=wait)
         dropped = self._writer.dropped
         return {
             "rejected": dict(self._ingest.counts.rejected),

@@ -190,6 +190,19 @@ class Base:
     def _holds(self, spec: wire.MetricSpec) -> bool:
         return same_kind(self._specs.setdefault(spec.name, spec), spec)
 
+    def copy(self) -> "Base":
+        """One that stays as it is, to be merged where there is time for it."""
+        other = Base()
+        other._specs = dict(self._specs)
+        other._exact = {
+            name: {key: [list(one) for one in slots] for key, slots in sums.items()}
+            for name, sums in self._exact.items()
+        }
+        other._extremes = {name: dict(one) for name, one in self._extremes.items()}
+        other._conflicts = set(self._conflicts)
+        other.last = {name: dict(one) for name, one in self.last.items()}
+        return other
+
     def fold(self, ended: Contribution) -> None:
         """Add an ended source for good."""
         for column in ended.schema.columns:
@@ -238,13 +251,17 @@ class Base:
         return {key[1]: exact_sum(values) for key, values in parts.items()}
 
     def merged(
-        self, sources: Iterable[Contribution], conflicts: set[str] | None = None
+        self,
+        sources: Iterable[Contribution],
+        conflicts: set[str] | None = None,
+        sets: dict[Key, float] | None = None,
     ) -> list[Line]:
         """All series of the run: the base and the sources not yet folded into it.
 
         Args:
             sources: those not folded.
             conflicts: is told the names that some source declared otherwise.
+            sets: is told how often those sources have set each gauge, all together.
         """
         told = set() if conflicts is None else conflicts
         told |= self._conflicts
@@ -254,6 +271,8 @@ class Base:
             for block in schema.blocks:
                 if self._holds(block.spec):
                     found.setdefault(block.spec.name, []).append((block, group))
+                    if sets is not None and block.spec.type == "gauge":
+                        _count_sets(sets, block, group)
                 else:
                     told.add(block.spec.name)
         names = {**self._exact, **self._extremes, **self.last, **found}
@@ -384,6 +403,13 @@ def _gather(
     for one, value, times in zip(group.members, values, sets, strict=True):
         if times:
             found.append((one, value))
+
+
+def _count_sets(sets: dict[Key, float], block: Block, group: _Group) -> None:
+    for column in block.columns:
+        if column.stop <= group.width:
+            times = group.sums[column.start + 1]
+            sets[column.key] = sets.get(column.key, 0.0) + times
 
 
 def _by_schema(

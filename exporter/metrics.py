@@ -121,6 +121,7 @@ class RunMetrics:
         self._heard = heard
         self._lock = threading.Lock()
         self._looked = -math.inf
+        self._looking: threading.Thread | None = None
         self._complaints = Complaints(logger)
         self._texts: dict[tuple[str, str], _Texts] = {}
         # Runs that ended so long ago that they are not served, as they ended: there may
@@ -139,11 +140,20 @@ class RunMetrics:
         with self._lock:
             return self._families()
 
-    def look(self) -> None:
-        """Find out what is refused, where nobody has scraped for a while."""
-        with self._lock:
-            if not 0 <= self._clock() - self._looked < LOOK_SECONDS:
+    def look(self, *, wait: bool = True) -> None:
+        """Find out what is refused, where nobody has scraped for a while.
+
+        With ``wait=False`` it is found out meanwhile: of thousands of runs it takes
+        seconds, for which no page is to wait.
+        """
+        if 0 <= self._clock() - self._looked < LOOK_SECONDS:
+            return
+        if wait:
+            with self._lock:
                 self._families()
+        elif not (self._looking and self._looking.is_alive()):
+            self._looking = threading.Thread(target=self.look, name="look", daemon=True)
+            self._looking.start()
 
     def _families(self) -> list[Family]:
         now = self._looked = self._clock()

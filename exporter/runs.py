@@ -132,6 +132,7 @@ class Source:
         self.schemas: list[wire.Schema] = []  # that came before what they go on from
         self.totals: tuple[float, ...] = ()
         self.sample: wire.Sample | None = None
+        self.sampled_at = 0.0  # when that was true, by the exporter's clock
         self.skew = 0.0
         self.received = Ranges()
         self.announced = 0
@@ -150,6 +151,11 @@ class Source:
         if not self.opened.host and not self.opened.pid:
             return self.id.hex()[:8]
         return f"{self.opened.host}:{self.opened.pid}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Names of the commands that it takes, as far as its newest sample tells."""
+        return self.sample.commands if self.sample is not None else ()
 
     @property
     def missing(self) -> int:
@@ -194,8 +200,10 @@ class Run:
         self.base = Base()
         self.logs: deque[wire.LogLine] = deque(maxlen=LOG_LINES)
         self.log_count = 0
-        # By the command's id, then by the source that answered.
+        # By the command's id, then by the source that answered; and which of them were
+        # of an earlier attempt.
         self.commands: dict[str, dict[bytes, wire.CommandAnswered]] = {}
+        self.earlier_commands: frozenset[str] = frozenset()
         self.last_record_at = at
         self.resumed_at = 0.0
         self.progress_at = 0.0

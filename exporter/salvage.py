@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from experiment_hooks import wire
 
@@ -218,24 +219,35 @@ def _copy(path: Path, made: Path, new: sqlite3.Connection) -> None:
 
 
 def _readable(path: Path, made: Path, borrowed: Path) -> sqlite3.Connection:
-    """The damaged file; with another first page, where its own is not readable."""
+    """The damaged file; with another first page, where its own is not readable.
+
+    And without its last page, where only a part of that is there: SQLite would take
+    the rest of it for zeros.
+    """
+    cut = path.stat().st_size % _PAGE
     db = _read_only(path)
-    try:
-        if "records" in _tables(db):
-            return db
-    except sqlite3.Error:
-        pass
+    readable = False
+    with suppress(sqlite3.Error):
+        readable = "records" in _tables(db)
+    if readable and not cut:
+        return db
     db.close()
-    # Which tables there are and where they begin is the same in all journals.
     for part in ("", "-wal"):
         with suppress(FileNotFoundError):
             shutil.copyfile(_beside(path, part), _beside(borrowed, part))
     with made.open("rb") as empty, borrowed.open("r+b") as copy:
-        first = bytearray(empty.read(_PAGE))
-        first[18:20] = b"\2\2"  # it has a -wal
-        first[28:40] = bytes(12)  # as large as the file is, and no page of it is free
-        copy.write(first)
+        copy.truncate(path.stat().st_size - cut)
+        if not readable:
+            _lend_first_page(empty, copy)
     return _read_only(borrowed)
+
+
+def _lend_first_page(empty: BinaryIO, copy: BinaryIO) -> None:
+    # Which tables there are and where they begin is the same in all journals.
+    first = bytearray(empty.read(_PAGE))
+    first[18:20] = b"\2\2"  # it has a -wal
+    first[28:40] = bytes(12)  # as large as the file is, and no page of it is free
+    copy.write(first)
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -20,8 +20,10 @@ from exporter.journal import Journal
 from exporter.live.hub import Hub
 from exporter.losses import UNUSED, spans_failed
 from exporter.metrics import RunMetrics
+from exporter.notify import Webhook
 from exporter.reader import Reader
 from exporter.state import State
+from exporter.tap import Tap
 from exporter.traces import Courier
 from exporter.writer import Writer
 
@@ -43,6 +45,8 @@ class Parts:
     metrics: RunMetrics
     hub: Hub
     courier: Courier | None
+    tap: Tap | None = None
+    webhook: Webhook | None = None
 
 
 class SelfMetrics(Collector):
@@ -61,12 +65,19 @@ class SelfMetrics(Collector):
         yield from self._runs()
         yield from self._journal()
         yield from self._traces()
+        yield from self._listeners()
         yield _one("browsers", "Browsers that look at a page now.", parts.hub.browsers)
 
     def _ingest(self) -> Iterable[Metric]:
         counts, writer = self._parts.ingest.counts, self._parts.writer
         yield _by("records", "Records received, by kind.", "kind", counts.records)
         yield _by("samples", "Samples received, by kind.", "kind", counts.samples)
+        yield _by(
+            "moments",
+            "What sources showed of their present, by kind.",
+            "kind",
+            {kind: counts.seen[kind] for kind in ("state", "image", "stream")},
+        )
         yield _by("rejected", "What could not be used.", "reason", counts.rejected)
         yield _by(
             "samples_dropped",
@@ -134,6 +145,15 @@ class SelfMetrics(Collector):
         yield _count("spans_exported", "Spans delivered.", courier.spans_exported)
         failed = spans_failed(courier, writer)
         yield _by("spans_failed", "Spans lost.", "reason", failed)
+
+    def _listeners(self) -> Iterable[Metric]:
+        tap, webhook = self._parts.tap, self._parts.webhook
+        if tap is not None:
+            yield _count("tap_messages", "Messages said on the tap.", tap.messages)
+            yield _count("tap_dropped", "Messages too many for the tap.", tap.dropped)
+        if webhook is not None:
+            text = "Notifications, by what became of them."
+            yield _by("notifications", text, "result", dict(webhook.counts))
 
 
 def registry(parts: Parts) -> CollectorRegistry:

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 LEAST_CONNECTIONS = 4
+NOTIFIED = ("completed", "failed", "stopped", "stalled", "lost")
+"""States of a run that somebody may want to be told of."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
@@ -23,12 +26,14 @@ class SettingsError(ValueError):
 @dataclass(frozen=True)
 class Web:
     """Where pages, API and metrics are served (port 0 takes a free one), and how many
-    requests at a time, browsers that look at a page included.
+    requests at a time, browsers that look at a page included. ``public_url`` is where
+    people find the pages, where that is elsewhere: behind a reverse proxy.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     max_connections: int = 512
+    public_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class IngestSettings:
     host: str = "127.0.0.1"
     port: int = 5555
     address_file: str = ""
+
+
+@dataclass(frozen=True)
+class TapSettings:
+    """Where others may listen to what is learned: nowhere without a port; 0 takes a
+    free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,16 @@ class Live:
 
 
 @dataclass(frozen=True)
+class NotifySettings:
+    """The webhook that is told when a run gets into one of these states; the address
+    may hold a secret, so it is shown nowhere.
+    """
+
+    webhook_url: str = field(default="", repr=False)
+    states: tuple[str, ...] = NOTIFIED
+
+
+@dataclass(frozen=True)
 class Security:
     """Who is let in.
 
@@ -118,17 +143,20 @@ class Settings:
 
     web: Web = field(default_factory=Web)
     ingest: IngestSettings = field(default_factory=IngestSettings)
+    tap: TapSettings = field(default_factory=TapSettings)
     run: RunSettings = field(default_factory=RunSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     traces: Traces = field(default_factory=Traces)
     live: Live = field(default_factory=Live)
+    notify: NotifySettings = field(default_factory=NotifySettings)
     security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
-        for name, port in (("web", self.web.port), ("ingest", self.ingest.port)):
-            if port > 65535:
+        for name in ("web", "ingest", "tap"):
+            port = getattr(self, name).port
+            if port is not None and port > 65535:
                 raise SettingsError(f"{name}.port={port} is no port: 0 to 65535")
         if self.web.max_connections < LEAST_CONNECTIONS:
             raise SettingsError(
@@ -136,6 +164,7 @@ class Settings:
                 f"{LEAST_CONNECTIONS}"
             )
         self._check_names()
+        self._check_addresses()
         if not self.security.insecure:
             self._check_hosts()
 
@@ -147,6 +176,20 @@ class Settings:
                     "names alone, without scheme and port"
                 )
 
+    def _check_addresses(self) -> None:
+        for state in self.notify.states:
+            if state not in NOTIFIED:
+                raise SettingsError(
+                    f"notify.states: {state!r} is none of {', '.join(NOTIFIED)}"
+                )
+        for name, url in (
+            ("web.public_url", self.web.public_url),
+            ("notify.webhook_url", self.notify.webhook_url),
+        ):
+            wrong = _wrong_with(url) if url else ""
+            if wrong:  # what it is may be a secret
+                raise SettingsError(f"{name} cannot be used: {wrong}")
+
     def _check_hosts(self) -> None:
         """Beyond loopback nobody is let in without showing who they are."""
         if not is_loopback(self.web.host) and not self.security.token_reading:
@@ -156,13 +199,19 @@ class Settings:
                 "security.token_reading=true (reading then needs the token), or "
                 "security.insecure=true"
             )
-        if not is_loopback(self.ingest.host) and not self.security.curve_dir:
-            raise SettingsError(
-                f"ingest.host={self.ingest.host} would be open to the network without "
-                "authentication: name keys by security.curve_dir (`episight keys` makes"
-                " them), use 127.0.0.1 (with an SSH tunnel), or say "
-                "security.insecure=true"
-            )
+        if self.security.curve_dir:
+            return
+        hosts = {"ingest": self.ingest.host}
+        if self.tap.port is not None:
+            hosts["tap"] = self.tap.host
+        for name, host in hosts.items():
+            if not is_loopback(host):
+                raise SettingsError(
+                    f"{name}.host={host} would be open to the network without "
+                    "authentication: name keys by security.curve_dir (`episight keys` "
+                    "makes them), use 127.0.0.1 (with an SSH tunnel), or say "
+                    "security.insecure=true"
+                )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":
@@ -193,6 +242,23 @@ class Settings:
         return Path(state).expanduser() / "episight" / "journal.sqlite"
 
 
+def _wrong_with(url: str) -> str:
+    """Why this is no address of a web server; empty if it is one."""
+    if re.search(r"[^!-~]", url):
+        return "it has spaces, or other characters that no address has"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname
+        parts.port  # noqa: B018 (raises where it is no number)
+    except ValueError:
+        usable = False
+    if not usable:
+        return "it is no address that begins with http:// or https://"
+    if "@" in parts.netloc:
+        return "a user or password before the host is not understood"
+    return ""
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this machine's own, that no other reaches."""
     if host == "localhost":
@@ -212,15 +278,19 @@ def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
         try:
             made[name] = _value(types[name], value)
         except (KeyError, TypeError, ValueError):
-            text = types[name] == tuple[str, ...]
-            kind_name = "list of names" if text else types[name].__name__
+            kind_name = _KINDS.get(types[name]) or types[name].__name__
             raise SettingsError(f"{group}.{name}={value!r} is no {kind_name}") from None
     return kind(**made)
+
+
+_KINDS: dict[Any, str] = {tuple[str, ...]: "list of names", int | None: "int"}
 
 
 def _value(kind: Any, value: Any) -> Any:
     if kind is str:
         return "" if value is None else str(value)
+    if kind == int | None:
+        return None if value in (None, "") else _value(int, value)
     if kind == tuple[str, ...]:
         return _names(value)
     if kind is bool:

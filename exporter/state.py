@@ -31,6 +31,10 @@ _ADDED_UP = (
 MAX_DESCRIPTION = 256
 MAX_OUTCOMES = 32
 MAX_RESULTS = 16
+MAX_COMMANDS = 200
+"""Commands of a run whose answers are known, the newest."""
+_PROGRESS = {"delivered": 1, "accepted": 2, "done": 3, "failed": 3}
+"""How far an answer is; answers come in any order, and nothing goes back."""
 OTHER = "other"
 """Under which outcomes and results are counted for which there is no room."""
 
@@ -46,6 +50,9 @@ class State:
         # have and are not folded yet. The others may be many.
         self._open: dict[bytes, tuple[Run, Source]] = {}
         self._to_fold: dict[bytes, tuple[Run, Source]] = {}
+        # By run, the last turn in its life, the oldest first; see turned_since().
+        self._turned: dict[str, int] = {}
+        self._turn = 0
         self._placed: dict[bytes, str] = {}
         self._owners: dict[str, bytes] = {}
         # Owners that go on with a run, and such of which somebody delivers what they
@@ -156,6 +163,7 @@ class State:
         run = self.runs.get(run_id)
         if run is None:
             run = self.runs[run_id] = Run(run_id, at)
+            self._turns(run)
         self._placed[record.source] = run_id
         source = run.sources.get(record.source) or self._source(run, record, at)
         # Compared, and not by min() and max(): this is done for each record.
@@ -188,6 +196,7 @@ class State:
         self, run: Run, source: Source, record: wire.SourceOpened, at: float
     ) -> None:
         source.opened = record
+        self._turns(run)
         if record.role == "owner":
             run.attempts += 1
             before = run.sources.get(run.owner)
@@ -196,7 +205,7 @@ class State:
             if run.owner:  # resumed
                 run.closed = None
                 run.resumed_at = at
-                run.commands = {}
+                run.earlier_commands = frozenset(run.commands)
             run.owner = source.id
             self._owners[run.id] = source.id
         elif record.role == "shared" and run.closed is not None and not run.owner:
@@ -221,6 +230,7 @@ class State:
     ) -> None:
         if not run.owner or run.owner == source.id:
             run.closed = _closing(record, at)
+            self._turns(run)
 
     def _source_closed(
         self, run: Run, source: Source, record: wire.SourceClosed, at: float
@@ -232,6 +242,7 @@ class State:
         source.sample = None
         source.lost_at = None
         source.closed = _closing(record, at)
+        self._turns(run)
         if self._open.pop(source.id, None) is not None:
             self._to_fold[source.id] = (run, source)
 
@@ -294,7 +305,12 @@ class State:
     def _command_answered(
         self, run: Run, source: Source, record: wire.CommandAnswered, at: float
     ) -> None:
-        run.commands.setdefault(record.command, {})[source.id] = record
+        answers = run.commands.setdefault(record.command, {})
+        known = answers.get(source.id)
+        if known is None or _further(record) > _further(known):
+            answers[source.id] = record
+        if len(run.commands) > MAX_COMMANDS:
+            del run.commands[next(iter(run.commands))]
 
     def _given_up(
         self, run: Run, source: Source, record: wire.GivenUp, at: float
@@ -320,7 +336,7 @@ class State:
         if source.sample is not None and sample.number <= source.sample.number:
             return False
         self._take_totals(run, source, wire.unpack_totals(sample.totals))
-        source.sample = sample
+        source.sample, source.sampled_at = sample, at
         source.last_at = max(source.last_at, at)
         run.last_record_at = max(run.last_record_at, at)
         source.announced = max(source.announced, sample.announced)
@@ -347,13 +363,16 @@ class State:
 
     def source_lost(self, source_id: bytes, at: float, announced: int = 0) -> None:
         """A source is lost, after so many records as far as is known."""
-        source = self.sources[source_id][1]
+        run, source = self.sources[source_id]
+        self._turns(run)
         source.lost_at = at
         source.announced = max(source.announced, announced)
 
     def source_returned(self, source_id: bytes) -> None:
         """A lost source has been heard again."""
-        self.sources[source_id][1].lost_at = None
+        run, source = self.sources[source_id]
+        self._turns(run)
+        source.lost_at = None
 
     def episode_lost(self, source_id: bytes, number: int) -> None:
         """An open episode of a lost source is closed by the exporter."""
@@ -391,6 +410,7 @@ class State:
         self.sources.clear()
         self._open.clear()
         self._to_fold.clear()
+        self._turned.clear()
         self._placed.clear()
         self._owners.clear()
         self.exemplar_clock = 0.0
@@ -405,6 +425,7 @@ class State:
         """Forget a run and its sources."""
         run = self.runs.pop(run_id, None)
         self._owners.pop(run_id, None)
+        self._turned.pop(run_id, None)
         for one in run.sources.values() if run else ():
             self.dropped_before.update(one.dropped)
         for source in run.sources if run else ():
@@ -417,6 +438,31 @@ class State:
     def open_sources(self) -> Iterable[tuple[Run, Source]]:
         """Sources that have not closed."""
         return [*self._open.values()]
+
+    # --- whose life has taken a turn --------------------------------------------------
+
+    def turned_since(self, turn: int) -> tuple[int, list[str]]:
+        """Runs of which a process came or went, or whose end was told, after a turn.
+
+        With the newest turn, to ask again with. So who follows the verdicts looks at
+        those runs and at such as have not ended, and pays nothing for all the others.
+        """
+        found = []
+        for run, turned in reversed(self._turned.items()):
+            if turned <= turn:
+                break
+            found.append(run)
+        return self._turn, found
+
+    def _turns(self, run: Run) -> None:
+        self._turn += 1
+        self._turned.pop(run.id, None)
+        self._turned[run.id] = self._turn
+
+
+def _further(answer: wire.CommandAnswered) -> int:
+    # A word of newer hooks says at least that it was heard.
+    return _PROGRESS.get(answer.state, 1)
 
 
 def _earlier(one: Source, other: Source) -> bool:

@@ -100,7 +100,7 @@ def verdict(run: Run, now: float, rules: Rules) -> Verdict:
     if not live:
         return _without_sources(run, sources, now, rules)
     limit = promise(live, run, rules)
-    if _stopping(run):
+    if _stopping(run, live):
         return Verdict("stopping", promise=limit)
     if run.progress_at <= run.resumed_at:
         return Verdict("starting", promise=limit)
@@ -163,12 +163,19 @@ def _without_sources(
     return Verdict("completed", ended_at=last)
 
 
-def _stopping(run: Run) -> bool:
-    return any(
-        answer.state == "accepted"
+def _stopping(run: Run, live: list[Source]) -> bool:
+    asked = [
+        answers
         for command, answers in run.commands.items()
-        if command.startswith(STOP_ID)
-        for answer in answers.values()
+        if command.startswith(STOP_ID) and command not in run.earlier_commands
+    ]
+    if not asked:
+        return False
+    there = {one.id for one in live}
+    return any(
+        answer.state in ("accepted", "done") and source in there
+        for answers in asked
+        for source, answer in answers.items()
     )
 
 

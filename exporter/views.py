@@ -5,12 +5,14 @@ by the API; the page is rendered from the same values, so they cannot disagree.
 """
 
 import math
+from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Any
 
 from experiment_hooks import wire
 from exporter.lastseen import LastSeen
 from exporter.metrics import source_states
+from exporter.orders import Order, live, taken
 from exporter.present import Picture
 from exporter.reader import LOST, Row
 from exporter.runs import Mode, Run, Source
@@ -54,6 +56,7 @@ def run_detail(run: Run, now: float, rules: Rules) -> Json:
         "info": opened.info if opened else {},
         "launch": opened.launch if opened else {},
         "source_list": [source(one) for one in run.sources.values()],
+        "commands": taken(live(run)),
         "dropped": dropped(run),
     }
 
@@ -153,6 +156,7 @@ def source(one: Source) -> Json:
         "lost": one.lost_at,
         "missing": one.missing,
         "clock_skew": one.skew,
+        "commands": [*one.commands] if state == "live" else [],
         "open": [open_episode(one, shown) for shown in sample.open] if sample else [],
     }
 
@@ -337,6 +341,58 @@ def log_line(record: wire.LogLine, one: Source | None) -> Json:
         "fields": record.fields,
         "trace_id": record.trace,
         "source": record.source.hex(),
+    }
+
+
+SENT = "sent"
+"""How far a source is with a command that has not answered yet."""
+Given = tuple[Order, list[bytes], bool]
+"""An order, who was told of it later, and whether it stands; see ``orders.of``."""
+
+
+def commands(
+    run: Run,
+    given: Iterable[Given],
+    now: float,
+    rules: Rules,
+    most: int | None = None,
+) -> list[Json]:
+    """What people told the run to do, and what became of it.
+
+    Of each at most so many sources are named; all are counted.
+    """
+    over = verdict(run, now, rules).ended
+    found = []
+    for order, later, stands in given:
+        answers = run.commands.get(order.id, {})
+        told = [*dict.fromkeys((*order.addressed, *answers, *later))]
+        states = Counter(answers[one].state if one in answers else SENT for one in told)
+        sources = [_answered(one, run, answers.get(one)) for one in told[:most]]
+        said = _command(order, stands and not over)
+        found.append({**said, "states": dict(states), "sources": sources})
+    return found
+
+
+def _command(order: Order, stands: bool) -> Json:
+    return {
+        "id": order.id,
+        "command": order.name,
+        "when": order.when,
+        "reason": order.reason,
+        "by": order.by,
+        "at": order.at,
+        "source": order.source.hex() if order.source is not None else None,
+        "standing": stands,
+    }
+
+
+def _answered(source: bytes, run: Run, answer: wire.CommandAnswered | None) -> Json:
+    known = run.sources.get(source)
+    return {
+        "source": source.hex(),
+        "name": known.name if known else source.hex()[:8],
+        "state": answer.state if answer else SENT,
+        "detail": answer.detail if answer else "",
     }
 
 

@@ -6,9 +6,7 @@ Everything an experiment said is data here: it is escaped by JSON or by the temp
 never trusted.
 """
 
-import gzip
 import json
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from prometheus_client.openmetrics.exposition import (
 from werkzeug.exceptions import HTTPException
 
 from experiment_hooks import wire
-from exporter import api_episodes, exposition, views
+from exporter import api_episodes, exposition, orders, views
 from exporter._version import version
 from exporter.access import Access
 from exporter.answers import as_json as _json
@@ -33,12 +31,14 @@ from exporter.losses import Losses
 from exporter.metrics import RunMetrics
 from exporter.reader import Reader
 from exporter.runs import Run
+from exporter.settings import is_loopback
 from exporter.state import State
-from exporter.verdict import STOP_ID, Rules, deletable, verdict
+from exporter.verdict import Rules, deletable, verdict
 from exporter.writer import Writer
+from exporter.zipped import zipped
 
 MAX_BODY = 64 * 1024
-COMMAND_KEPT = 100
+MAX_ASKER = 200
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Served:
     registry: CollectorRegistry
     ingest: Ingest
     writer: Writer
+    orders: orders.Orders
     clock: Callable[[], float]
     restored: threading.Event = field(default_factory=threading.Event)
     """Set when the journal has been read: what is served before would be too little."""
@@ -62,6 +63,7 @@ def create_app(served: Served, access: Access) -> flask.Flask:
     """The WSGI application, without the live page's routes."""
     app = flask.Flask("exporter.live")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.after_request(zipped)
     access.guard(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
@@ -71,10 +73,9 @@ def create_app(served: Served, access: Access) -> flask.Flask:
             flask.abort(503, "not ready: the journal is being read")
 
     _add_health(app, served)
-    given = Given()
-    _add_api(app, served, given)
+    _add_api(app, served)
     api_episodes.add(app, served.state, served.reader)
-    _add_commands(app, served, given)
+    _add_commands(app, served)
     app.register_error_handler(HTTPException, _failed)
     return app
 
@@ -104,16 +105,8 @@ def _add_health(app: flask.Flask, served: Served) -> None:
         # In this order: the exporter's own say how many series the runs have.
         pieces = served.metrics.pieces(openmetrics)
         pieces.append(own_metrics(served.registry, openmetrics))
-        body = b"".join(pieces)
-        zipped = flask.request.accept_encodings.quality("gzip") > 0
-        if zipped:
-            # Of 10 MB it makes 1 in 30 ms, without the interpreter's lock; the levels
-            # above 1 take twice that to save another tenth.
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-        answer = flask.Response(body, content_type=content_type)
-        if zipped:
-            answer.content_encoding = "gzip"
-        answer.vary.update(("Accept", "Accept-Encoding"))
+        answer = flask.Response(b"".join(pieces), content_type=content_type)
+        answer.vary.add("Accept")
         return answer
 
     @app.get("/-/healthy")
@@ -140,7 +133,7 @@ def own_metrics(registry: CollectorRegistry, openmetrics: bool) -> bytes:
 # --- the API --------------------------------------------------------------------------
 
 
-def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
+def _add_api(app: flask.Flask, served: Served) -> None:
     @app.get("/api/v1/status")
     def status() -> flask.Response:
         lost = served.losses.found()
@@ -188,7 +181,6 @@ def _add_api(app: flask.Flask, served: Served, given: "Given") -> None:
         if not free:
             flask.abort(409, "the run has ended, but some of its processes have not")
         served.writer.delete(run)
-        given.forget(run)
         return "", 204
 
 
@@ -199,94 +191,98 @@ def _run(served: Served, name: str) -> Run:
 # --- commands -------------------------------------------------------------------------
 
 
-class Given:
-    """The commands that were given since the start, by run; from any thread."""
+@dataclass(frozen=True)
+class Asked:
+    """A command as the body of a request says it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[str, list[dict[str, Any]]] = {}
-
-    def add(self, run: str, said: dict[str, Any]) -> None:
-        """Remember one; the oldest go."""
-        with self._lock:
-            known = self._found.setdefault(run, [])
-            known.append(said)
-            del known[:-COMMAND_KEPT]
-
-    def of(self, run: str) -> list[dict[str, Any]]:
-        """Copies of a run's commands, oldest first."""
-        with self._lock:
-            return [dict(one) for one in self._found.get(run, [])]
-
-    def forget(self, run: str) -> None:
-        """The run is deleted."""
-        with self._lock:
-            self._found.pop(run, None)
+    name: str
+    when: str
+    source: str | None
+    reason: str
 
 
-def _add_commands(app: flask.Flask, served: Served, given: Given) -> None:
+def _add_commands(app: flask.Flask, served: Served) -> None:
     @app.get("/api/v1/runs/<run>/commands")
     def commands(run: str) -> flask.Response:
         with served.state.lock:
-            known = _run(served, run).commands
-            answers = {command: dict(found) for command, found in known.items()}
-        listed = given.of(run)
-        for one in listed:
-            told = answers.get(one["id"], {})
-            one["sources"] = [_answered(source, told) for source in one["sources"]]
-        return _json({"commands": listed})
+            found = views.commands(
+                _run(served, run),
+                served.orders.of(run),
+                served.clock(),
+                served.rules,
+            )
+        return _json({"commands": found})
 
     @app.post("/api/v1/runs/<run>/commands")
     def command(run: str) -> tuple[flask.Response, int]:
-        body = flask.request.get_json(silent=True)
-        if not isinstance(body, dict) or not isinstance(body.get("command"), str):
-            flask.abort(400, 'send JSON: {"command": "stop", "when": "step"}')
-        when = body.get("when", "step")
-        if when not in ("step", "episode", "now"):
-            flask.abort(400, "when is step, episode or now")
+        asked = _asked(flask.request.get_json(silent=True))
         with served.state.lock:
-            found = _run(served, run)
-            live = [
-                one.id
-                for one in found.sources.values()
-                if one.closed is None and one.lost_at is None
-            ]
-        if body.get("source"):
-            live = [one for one in live if one.hex() == body["source"]]
-        if not live:
-            flask.abort(409, "no process of the run is there to take a command")
-        name = _text(body["command"], 100)
-        order = wire.Command(
-            id=(STOP_ID if name == "stop" else "") + secrets.token_hex(8),
-            name=name,
-            when=when,
-            reason=_text(body.get("reason") or "", 500),
-            by=flask.request.remote_addr or "",
-        )
-        for source in live:
-            served.ingest.command(source, order)
-        said = {
-            "id": order.id,
-            "command": order.name,
-            "when": when,
-            "reason": order.reason,
-            "by": order.by,
-            "at": served.clock(),
-            "sources": live,
-        }
-        given.add(run, said)
+            order = _order(_run(served, run), asked, served.clock())
+        trouble = served.orders.give(order)
+        if trouble:
+            flask.abort(503, trouble)
         return _json({"id": order.id}), 202
 
 
-def _answered(source: bytes, told: dict[bytes, wire.CommandAnswered]) -> dict[str, str]:
-    answer = told.get(source)
-    return {
-        "source": source.hex(),
-        "state": answer.state if answer else "sent",
-        "detail": answer.detail if answer else "",
-    }
+def _asked(body: Any) -> Asked:
+    """What is asked for; answers 400 where that cannot be."""
+    if not isinstance(body, dict) or not isinstance(body.get("command"), str):
+        flask.abort(400, 'send JSON: {"command": "stop", "when": "step"}')
+    known = ("command", "when", "source", "reason")
+    unknown = [name for name in body if name not in known]
+    if unknown:
+        flask.abort(400, f"{unknown[0]!r} is not known; {', '.join(known)} are")
+    when = body.get("when", orders.BOUNDARIES[0])
+    if when not in orders.BOUNDARIES:
+        flask.abort(400, "when is step, episode or now")
+    source, reason = body.get("source"), body.get("reason")
+    if not all(one is None or isinstance(one, str) for one in (source, reason)):
+        flask.abort(400, "source and reason are texts, or null")
+    name = _text(body["command"], wire.MAX_COMMAND_NAME)
+    return Asked(name, when, source, _text(reason or "", 500))
 
 
-def _text(value: object, most: int) -> str:
+def _order(run: Run, asked: Asked, now: float) -> orders.Order:
+    """The order, for the sources that are there to take it; answers where none is."""
+    live = {one.id.hex(): one for one in orders.live(run)}
+    if asked.source is not None and asked.source not in live:
+        if any(one.id.hex() == asked.source for one in run.sources.values()):
+            flask.abort(409, "that process is not there any more")
+        flask.abort(404, f"the run has no source {asked.source[:100]!r}")
+    if not live:
+        flask.abort(409, "no process of the run is there to take a command")
+    those = [*live.values()] if asked.source is None else [live[asked.source]]
+    if asked.name != orders.STOP:
+        taken = ", ".join(orders.taken(those)) or "none"
+        those = [one for one in those if asked.name in one.commands]
+        if not those:
+            flask.abort(409, f"nobody takes {asked.name!r}; taken are: {taken}")
+    return orders.new(
+        run,
+        asked.name,
+        when=asked.when,
+        reason=asked.reason,
+        by=_asker(),
+        source=None if asked.source is None else bytes.fromhex(asked.source),
+        sources=(one.id for one in those),
+        at=now,
+    )
+
+
+def _asker() -> str:
+    """Where the request came from, as far as can be told: no proof of anything.
+
+    A proxy on this machine says for whom it asks.
+    """
+    request = flask.request
+    near = request.remote_addr or ""
+    far = request.headers.get("X-Forwarded-For", "")
+    if not far or not is_loopback(near):
+        return near
+    plain = "".join(one if one.isprintable() else "?" for one in far)
+    return _text(f"{plain[:MAX_ASKER]} (through {near})", 2 * MAX_ASKER)
+
+
+def _text(value: str, most: int) -> str:
     # JSON can say half a surrogate pair, the wire cannot.
-    return str(value)[:most].encode("utf-8", "replace").decode()
+    return value[:most].encode("utf-8", "replace").decode()

@@ -22,6 +22,7 @@ from exporter.absences import FORGET_AFTER, Absences
 from exporter.complaints import Complaints
 from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
+from exporter.orders import Orders
 from exporter.ranges import Ranges
 from exporter.runs import Run, Tally
 from exporter.salvage import means_damage
@@ -57,12 +58,14 @@ class Writer(threading.Thread):
         acknowledge: tells ingest which records are committed.
         acknowledge_sample: likewise, of a sample that was delivered from disk.
         on_change: called after each commit that changed something to be seen.
+        on_commit: called with each batch that is committed and folded.
         rules: of the verdict.
         lost_after: seconds after a source's loss when its episodes are closed.
         retention: seconds after its end when a run is deleted; 0 keeps all.
         max_traces: how many traces may wait in the journal; 0 is no bound.
         forget_links: tells ingest whose links are not asked for any more.
         present_of: a copy of what a source looks like, for what is kept of failures.
+        orders: what people told runs to do.
         clock: Unix seconds.
     """
 
@@ -82,6 +85,8 @@ class Writer(threading.Thread):
         max_traces: int = 0,
         forget_links: Callable[[list[bytes]], None] = lambda sources: None,
         present_of: lastseen.PresentOf = lambda source: None,
+        orders: Orders | None = None,
+        on_commit: Callable[[Batch], None] = lambda batch: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="writer", daemon=True)
@@ -97,10 +102,12 @@ class Writer(threading.Thread):
         self._acknowledge = acknowledge
         self._acknowledge_sample = acknowledge_sample
         self._on_change = on_change
+        self._on_commit = on_commit
         self._rules = rules
         self._retention = retention
         self._max_traces = max_traces
         self._present_of = present_of
+        self._orders = orders or Orders(state, rules)
         self._clock = clock
         self._absences = Absences(
             state=state,
@@ -190,6 +197,7 @@ class Writer(threading.Thread):
                 state.source_lost(source, at, announced)
         for source in state.sources:
             state.heard_before(source, self._journal.forgotten(source))
+        self._orders.restore(self._journal.orders())
         state.restored()
         state.fold_ended(self._clock())
 
@@ -251,6 +259,7 @@ class Writer(threading.Thread):
             if ticking:
                 self._tick(batch)
             lastseen.keep(batch, self._state, self._present_of)
+            batch.orders = self._orders.asked()
         except sqlite3.Error as error:  # it cannot even be read
             self.dropped["journal"] += len(arrivals) - len(batch.entries)
             self._refused(batch, error)
@@ -325,6 +334,7 @@ class Writer(threading.Thread):
             self._acknowledge(settled)
         with self._state.lock:
             self._apply(batch)
+        self._on_commit(batch)
 
     def _sift(
         self, batch: Batch, settled: list[tuple[Peer, int]], error: Exception
@@ -333,6 +343,7 @@ class Writer(threading.Thread):
         entries = batch.entries
         rest = replace(batch, entries=[])
         if not entries or (len(entries) == 1 and not rest):
+            self._orders.refused(batch.orders, ())
             self.dropped["unwritable"] += 1
             whose = entries[0].run if entries else ""
             logger.warning("run %r: something cannot be kept: %s", whose, error)
@@ -359,6 +370,7 @@ class Writer(threading.Thread):
             self.trouble = self._words(error)
             logger.error(self.trouble)
         self.dropped["journal"] += len(batch.entries)
+        self._orders.refused(batch.orders, batch.over)
         self._sent.extendleft(reversed(batch.sent))
         self._deletions.extendleft(one.run for one in reversed(batch.deleted))
         self._hold = not self._damaged
@@ -392,8 +404,11 @@ class Writer(threading.Thread):
         for entry in batch.lost_episodes:
             assert isinstance(entry.record, wire.EpisodeEnded)
             state.episode_lost(entry.record.source, entry.record.number)
+        for order in batch.orders:
+            self._orders.kept(order)
         for deletion in batch.deleted:
             state.forget(deletion.run)
+            self._orders.forget(deletion.run)
 
     def _fold(self, record: wire.AnyRecord, run: str, at: float) -> None:
         # It is on disk, and comes again at each start: it may not end the thread.
@@ -414,6 +429,7 @@ class Writer(threading.Thread):
         self._absences.judge(batch, now)
         while self._sent:
             batch.sent.append(self._sent.popleft())
+        batch.over = self._orders.over()
         self._retain(now)
         busy = {entry.run for entry in batch.entries}
         for run_id in [self._deletions.popleft() for _ in range(len(self._deletions))]:

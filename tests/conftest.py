@@ -28,6 +28,7 @@ _NEWER = (
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
 _ON_3_11 = {
+    "test_e2e_commands.py",
     "test_e2e_disk.py",
     "test_e2e_faults.py",
     "test_e2e_lastseen.py",
@@ -44,7 +45,10 @@ _ON_3_11 = {
 _ON_THE_NEWEST = {
     "test_experiments.py",
     "test_keys.py",
+    "test_live_commands.py",
     "test_live_page.py",
+    "test_live_trends.py",
+    "test_reverse_proxy.py",
     "test_salvage.py",
     "test_settings_exporter.py",
     "test_strangers.py",

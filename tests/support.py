@@ -482,7 +482,9 @@ class Exporter:
         *overrides: str,
         env: Mapping[str, str] = {},
         python: Optional[str] = None,
+        how: Sequence[str] = ("-m", "exporter"),
     ) -> None:
+        self._how = how
         self.directory = directory
         self.journal = directory / "journal.sqlite"
         self.address_file = directory / "address.json"
@@ -499,6 +501,8 @@ class Exporter:
         """Where the page and the API are: ``http://127.0.0.1:PORT``."""
         self.ingest = ""
         """Where the hooks connect to: ``tcp://127.0.0.1:PORT``."""
+        self.tap = ""
+        """Where others listen, if anywhere."""
 
     # --- its life ---
 
@@ -515,7 +519,7 @@ class Exporter:
         }
         given = {text.split("=", 1)[0].lstrip("+") for text in self._overrides}
         arguments = [f"{key}={value}" for key, value in own.items() if key not in given]
-        command = [self._python, "-m", "exporter", *arguments, *self._overrides]
+        command = [self._python, *self._how, *arguments, *self._overrides]
         self._child = Child(command, self.log, self._env, self.cwd)
         return self._child
 
@@ -531,6 +535,7 @@ class Exporter:
 
         found = eventually(addresses, deadline, f"the exporter ready\n{self.output}")
         self.web, self.ingest = found["web"].rstrip("/"), found["ingest"]
+        self.tap = found.get("tap", "")
         self._ports = (_port(self.web), _port(self.ingest))
         eventually(lambda: self.get("/-/ready").status == 200, deadline, "/-/ready")
         return self

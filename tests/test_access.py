@@ -7,6 +7,7 @@ from typing import Any
 
 import flask
 import pytest
+from markupsafe import Markup
 from werkzeug.test import TestResponse
 
 from exporter import access as access_module
@@ -164,6 +165,54 @@ def test_the_token_may_be_typed_into_the_page_that_asks_for_it(
     answer = outsider.client.post("/login", data={"token": f" {TOKEN}\n"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "./")
     assert outsider.status("/runs/a") == 200
+
+
+SOURCE = "0123456789abcdef" * 2
+WHENCE = [
+    ("a run", {"run": "grasping-7"}, "./runs/grasping-7"),
+    ("its source", {"run": "a:b", "source": SOURCE}, f"./runs/a%3Ab?source={SOURCE}"),
+    ("no source", {"run": "a", "source": "x&y=//evil"}, "./runs/a"),
+    ("nothing", {}, "./"),
+    ("an address", {"run": "//evil.example"}, "./"),
+    ("another", {"run": "https://evil.example"}, "./"),
+    ("a scheme", {"run": "javascript:alert(1)"}, "./"),
+    ("backslashes", {"run": "\\\\evil.example"}, "./"),
+    ("a way up", {"run": "../../evil"}, "./"),
+    ("a line", {"run": "a\r\nSet-Cookie: x=y"}, "./"),
+    ("old", {"to": "https://evil.example", "next": "//evil"}, "./"),
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "to"), [w[1:] for w in WHENCE], ids=[w[0] for w in WHENCE]
+)
+def test_after_the_token_one_is_back_where_one_came_from_and_nowhere_else(
+    reader: Visitor, said: dict[str, str], to: str
+) -> None:
+    page = reader.client.get("/login", query_string=said)
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assert 'action="login"' in page.text
+    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.text))
+    if "run" in said:
+        assert Markup(fields["run"]).unescape() == said["run"]
+    wrong = reader.client.post("/login", data={**said, "token": "guessed"})
+    assert wrong.status_code == 401
+    assert re.findall('name="run" value="([^"]*)"', wrong.text) == (
+        [fields["run"]] if "run" in said else []
+    )
+    answer = reader.client.post("/login", data={**said, "token": TOKEN})
+    assert (answer.status_code, answer.headers["Location"]) == (303, to)
+
+
+def test_where_reading_needs_it_too_one_comes_back_to_the_page_that_was_asked_for(
+    outsider: Visitor,
+) -> None:
+    page = outsider(f"/runs/a?source={SOURCE}")
+    assert page.status_code == 401
+    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.text))
+    assert fields == {"run": "a", "source": SOURCE}
+    answer = outsider.client.post("/login", data={**fields, "token": TOKEN})
+    assert answer.headers["Location"] == f"./runs/a?source={SOURCE}"
 
 
 def test_the_cookie_changes_things_for_our_own_pages_only(reader: Visitor) -> None:

@@ -8,6 +8,8 @@ every run has to end as completed, unless a comment above the block says otherwi
 
     <!-- test: state stopped; status -2; arguments +lr=0.1; warns -->
 
+Where it says ``own``, the section has a test of its own.
+
 Runs on every Python: sections whose imports are not installed are skipped.
 """
 
@@ -123,7 +125,12 @@ def words(cell: str) -> List[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-SCRIPTS = [one for page in PAGES for one in sections(page) if one.code("python")]
+SCRIPTS = [
+    one
+    for page in PAGES
+    for one in sections(page)
+    if one.code("python") and one.option("own") is None
+]
 
 
 # --- the code runs -------------------------------------------------------------------
@@ -133,8 +140,12 @@ SCRIPTS = [one for page in PAGES for one in sections(page) if one.code("python")
 def shared_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
     exporter = Exporter(
         tmp_path_factory.mktemp("exporter"),
-        # Nobody is there; but where traces are sent, their metrics are shown.
-        env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+        "tap.port=0",
+        # Nobody is there; but what is sent somewhere has metrics.
+        env={
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+            "EPISIGHT_NOTIFY_WEBHOOK_URL": "http://127.0.0.1:9/",
+        },
     )
     try:
         yield exporter.start()
@@ -208,6 +219,26 @@ def ended_runs(exporter: Exporter, before: Set[str]) -> List[Dict[str, Any]]:
         return [run["run"] for run in new]
 
     return [exporter.run(run) for run in eventually(found, what="the run's end")]
+
+
+def test_the_listener_on_the_tap_prints_how_episodes_end(
+    exporter: Exporter, run_python: Pythons
+) -> None:
+    code = section("docs/tap.md", "Listen").code("python")
+    assert code.count("tcp://127.0.0.1:5556") == 1
+    listener = run_python.start(code.replace("tcp://127.0.0.1:5556", exporter.tap))
+    experiment = """
+        import experiment_hooks as eh
+
+        with eh.open_run("tapped") as run, run.episode() as ep:
+            ep.finish("grasped", results={"return": 2.0})
+    """
+
+    def heard() -> bool:  # it may not have been connected at the first
+        run_python(experiment, env=exporter.env)
+        return "grasped {'return': 2.0}" in listener.output
+
+    eventually(heard, what="an episode's end")
 
 
 def test_the_configuration_for_hydra_makes_a_run_of_the_job(

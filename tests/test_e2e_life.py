@@ -139,7 +139,7 @@ with eh.open_run("stoppable", run_id="stoppable", stoppable=True) as run:
     eventually(lambda: state_of(exporter, "stoppable") == "stopped")
     (listed,) = exporter.get("/api/v1/runs/stoppable/commands").json()["commands"]
     assert listed["id"] == answer.json()["id"]
-    assert [one["state"] for one in listed["sources"]] == ["accepted"]
+    assert [one["state"] for one in listed["sources"]] == ["done"]
     assert [one["outcome"] for one in exporter.episodes("stoppable")] == ["correct"]
 
 

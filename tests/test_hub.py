@@ -99,6 +99,7 @@ class Table:
             Rules(),
             time.time,
             self.watched.append,
+            recent=nothing,
             linger=0.3,
         )
 
@@ -456,3 +457,31 @@ def test_hanging_up_ends_a_send_that_waits() -> None:
         line.shutdown()
         assert failed.wait(5)
         thread.join(5)
+
+
+def test_a_browser_that_reads_slowly_is_told_that_it_is_behind() -> None:
+    class Slow:
+        """Takes as long for each message as it is told to."""
+
+        def __init__(self) -> None:
+            self.takes = 0.0
+            self.said: List[str] = []
+
+        def send(self, text: str) -> None:
+            self.said.append(text)
+            clock[0] += self.takes
+
+        def heard(self) -> List[str]:
+            return []
+
+        def hang_up(self) -> None:
+            pass
+
+    clock = [0.0]
+    slow = Slow()
+    paced = hub_module.Paced(slow, clock=lambda: clock[0])
+    for takes in (0.0, 2.0, 2.0, 0.0, 0.0):
+        slow.takes = takes
+        paced.send("{}")
+    behind, well = '{"behind":true}', '{"behind":false}'
+    assert slow.said == ["{}", "{}", behind, "{}", "{}", well, "{}"]

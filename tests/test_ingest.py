@@ -621,18 +621,53 @@ def test_a_command_is_given_to_its_source_and_to_no_other(bench: Bench) -> None:
     one, teller = bench.source(1)
     other, _ = bench.source(2)
     order = wire.Command(id="1", name="stop", when="episode", reason="why", by="me")
-    bench.ingest.command(teller.id, order)
-    bench.ingest.command(b"nobody".ljust(16), order)
+    bench.ingest.command("run", [teller.id, b"nobody".ljust(16)], order)
+    bench.ingest.command("other", [Teller(2).id], order)
     assert one.expect(wire.Command) == order
     assert other.receive(0.05) is None
+
+
+def test_a_command_for_a_run_is_given_to_all_of_its_sources(bench: Bench) -> None:
+    ours = [bench.source(number)[0] for number in (1, 2)]
+    other = bench.raw()
+    other.hello(Teller(3, "other"))
+    order = wire.Command(id="1", name="stop")
+    bench.ingest.command("run", None, order)
+    assert [one.expect(wire.Command) for one in ours] == [order, order]
+    assert other.receive(0.05) is None
+
+
+def test_what_stands_is_said_right_after_each_welcome(bench: Bench) -> None:
+    asked: list[tuple[str, bytes]] = []
+
+    def standing(run: str, said: wire.Hello) -> wire.Command | None:
+        asked.append((run, said.source))
+        return wire.Command("1", "stop") if said.source == Teller(1).id else None
+
+    bench.ingest._standing = standing
+    one, _ = bench.source(1)
+    assert one.expect(wire.Command).id == "1"
+    other, _ = bench.source(2)
+    assert other.receive(0.05) is None
+    one.hello(Teller(1))
+    assert one.expect(wire.Command).id == "1"
+    assert asked == [("run", number * 16) for number in (b"\1", b"\2", b"\1")]
+
+
+def test_who_delivers_what_a_source_left_is_told_nothing_that_stands(
+    bench: Bench,
+) -> None:
+    bench.ingest._standing = lambda run, said: wire.Command("1", "stop")
+    carrier, _ = bench.source(1, replay=True)
+    assert carrier.receive(0.05) is None
 
 
 def test_an_order_that_cannot_be_said_does_not_end_the_thread(bench: Bench) -> None:
     raw, teller = bench.source()
     impossible = wire.Command(id="1", name="stop", reason="\ud800")
-    bench.ingest.command(teller.id, impossible)
+    bench.ingest.command("run", [teller.id], impossible)
     bench.rejected("internal")
-    bench.ingest.command(teller.id, wire.Command(id="2", name="stop"))
+    bench.ingest.command("run", [teller.id], wire.Command(id="2", name="stop"))
     assert raw.expect(wire.Command).id == "2"
 
 
@@ -692,7 +727,7 @@ def test_one_that_does_not_read_holds_up_nobody(bench: Bench) -> None:
     order = wire.Command(id="1", name="x", reason="long" * 1000)
     for number in range(1, 100):
         for _ in range(200):
-            bench.ingest.command(stuck.id, order)
+            bench.ingest.command("run", [stuck.id], order)
         newest = 1 + ANSWERED_EACH * number
         other.say(sample(newest))
         assert other.expect(wire.Ack).sample == newest
@@ -781,7 +816,7 @@ def test_who_delivers_for_a_source_does_not_stand_for_it(bench: Bench) -> None:
     link = bench.ingest.links[teller.id]
     carrier = bench.raw()
     carrier.hello(teller, replay=True)
-    bench.ingest.command(teller.id, wire.Command("c", "stop"))
+    bench.ingest.command("run", [teller.id], wire.Command("c", "stop"))
     assert raw.expect(wire.Command).id == "c"
     dead = Teller(2)
     carrier = bench.raw()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -12,6 +12,7 @@ from experiment_hooks import wire
 from exporter import journal as journal_module
 from exporter.journal import Batch, Deletion, Entry, Journal, Totals
 from exporter.journalfile import JournalError
+from exporter.orders import KEPT, Order
 from exporter.ranges import Ranges
 from exporter.reader import Reader, Row
 from tests.making import NOON, Teller, sample
@@ -266,6 +267,49 @@ def test_without_a_trace_store_there_is_no_outbox(path: Path) -> None:
         reader.close()
 
 
+# --- commands that people gave ----------------------------------------------------
+
+
+def an_order(id: str, run: str = "run", name: str = "stop", **said: Any) -> Order:
+    values: dict[str, Any] = {
+        "at": NOON,
+        "when": "step",
+        "reason": "why \u00e9",
+        "by": "ann",
+        "source": None,
+        "sources": Teller(1).id + Teller(2).id,
+        **said,
+    }
+    return Order(id, run, name=name, **values)
+
+
+def test_what_people_gave_survives_the_exporter(path: Path) -> None:
+    given = [an_order("stop-1"), an_order("a", name="save", source=Teller(1).id)]
+    with Journal(path, traces=False) as journal:
+        journal.commit(Batch(orders=given))
+        assert given[0].addressed == [Teller(1).id, Teller(2).id]
+    with Journal(path, traces=False) as journal:
+        assert journal.orders() == given
+        journal.commit(Batch(over=[(NOON + 5, "stop-1"), (NOON, "unknown")]))
+        assert [one.until for one in journal.orders()] == [NOON + 5, None]
+
+
+def test_of_each_run_the_newest_commands_stay_and_the_newest_stop(
+    journal: Journal,
+) -> None:
+    def given(run: str) -> list[str]:
+        return [one.id for one in journal.orders() if one.run == run]
+
+    one = an_order("single", source=Teller(1).id)
+    saves = [an_order(f"save-{n}", name="save") for n in range(KEPT)]
+    for order in (an_order("stop-1"), an_order("stop-2"), one, *saves):
+        journal.commit(Batch(orders=[order]))
+        other = order._replace(id=f"{order.id}-b", run="other")
+        journal.commit(Batch(orders=[other]))
+    assert given("run") == ["stop-2", *(one.id for one in saves)]
+    assert len(given("other")) == KEPT + 1
+
+
 # --- deleting ---------------------------------------------------------------------
 
 
@@ -277,10 +321,12 @@ def test_a_deleted_run_leaves_nothing_and_its_neighbour_everything(
         journal.commit(batch(teller.opened(), teller.ended(), run=run))
         totals = [Totals(teller.id, run, NOON, b"")]
         journal.commit(Batch(totals=totals, lost=[(teller.id, NOON, 1)]))
+        journal.commit(Batch(orders=[an_order(f"stop-{run}", run)]))
     journal.commit(deletion(1))
     for table, count in (("records", 2), ("episodes", 1), ("totals", 1), ("losses", 1)):
         (left,) = journal._db.execute(f"SELECT count(*) FROM {table}").fetchone()
         assert left == count, table
+    assert [one.run for one in journal.orders()] == ["stays"]
     assert reader.episodes("gone") == []
     assert {run for run, _, _ in replayed(journal)} == {"stays"}
 
@@ -439,7 +485,8 @@ def test_a_journal_of_the_first_version_is_brought_to_this_one(path: Path) -> No
         with Journal(path, traces=True) as journal:
             assert [r for _, _, r, _, _ in journal.replay() if r] == records
             assert journal.bound_traces(0) == (1, 0)
-            assert journal._db.execute("PRAGMA user_version").fetchone() == (4,)
+            assert journal._db.execute("PRAGMA user_version").fetchone() == (5,)
+            assert journal.orders() == []
             journal.commit(deletion(7, run="other"))
             assert journal.forgotten(Teller(7).id).count == 3
 

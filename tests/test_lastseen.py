@@ -18,7 +18,9 @@ from exporter import lastseen
 from exporter.inbox import Newest
 from exporter.journal import Batch, Journal, Kept
 from exporter.live import view
+from exporter.live.recent import Recent
 from exporter.live.scene import Parts, RunScene
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader
 from exporter.salvage import condemn
@@ -68,7 +70,9 @@ class Scene(Bench):
         return self.get(f"/run/episodes/{trace}/last_seen", status)
 
     def page(self, source: bytes | None = None) -> view.Shown:
-        parts = Parts(self.state, self.presents, self.reader, RULES, "")
+        recent, orders = Recent(self.state, RULES), Orders(self.state, RULES)
+        reader = self.reader
+        parts = Parts(self.state, self.presents, reader, RULES, "", recent, orders)
         return RunScene("run", source, parts).look(self.now)
 
 

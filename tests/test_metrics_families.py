@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -82,6 +83,9 @@ OWN: dict[str, set[str]] = {
     "episight_spans_pending": set(),
     "episight_spans_exported_total": set(),
     "episight_spans_failed_total": {"reason"},
+    "episight_tap_messages_total": set(),
+    "episight_tap_dropped_total": set(),
+    "episight_notifications_total": {"result"},
     "episight_browsers": set(),
 }
 
@@ -335,8 +339,20 @@ def own(bench: Bench, openmetrics: bool = False) -> str:
     bench.metrics.refused["budget"] += 1
     for _, source in bench.state.sources.values():
         source.dropped = {"series": 3}
+    tap: Any = SimpleNamespace(messages=7, dropped=1)
+    webhook: Any = SimpleNamespace(counts={"sent": 2, "failed": 0})
     parts = selfmetrics.Parts(
-        "1.2.3", bench.state, part, part, part, part, bench.metrics, part, part
+        "1.2.3",
+        bench.state,
+        part,
+        part,
+        part,
+        part,
+        bench.metrics,
+        part,
+        part,
+        tap,
+        webhook,
     )
     return own_metrics(selfmetrics.registry(parts), openmetrics).decode()
 

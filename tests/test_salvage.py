@@ -17,10 +17,12 @@ import pytest
 from exporter import salvage
 from exporter.journal import Batch, Journal, Kept, Totals
 from tests.making import NOON, Teller
-from tests.test_journal import batch, entry, lost
+from tests.test_journal import an_order, batch, entry, lost
 
 PAGE = 4096
-TABLES = ("records", "episodes", "totals", "losses", "forgotten", "last_seen")
+TABLES = (
+    "records", "episodes", "totals", "losses", "forgotten", "last_seen", "commands",
+)  # fmt: skip
 Rows = dict[str, list[tuple[Any, ...]]]
 Damage = Callable[[Path], None]
 
@@ -39,6 +41,9 @@ def fill(journal: Journal) -> None:
     for number in range(40):
         kept = Kept("run1", tellers[0].id, f"{number:032x}", b"seen" * 600)
         journal.commit(Batch(last_seen=[kept]))
+    for teller in tellers[:2]:
+        journal.commit(Batch(orders=[an_order(f"stop-{teller.run}", teller.run)]))
+    journal.commit(Batch(over=[(NOON, "stop-run2")]))
     started = tellers[0].started(150)
     journal.commit(batch(started, run="run1"))
     told = entry(lost(started).record, "run1")
@@ -191,6 +196,7 @@ def test_a_start_does_without_what_cannot_be_read_at_all(
 
 
 def test_of_a_truncated_file_the_beginning_is_kept(path: Path, before: Rows) -> None:
+    """And nothing of the page that is cut in two: its rows look whole, and are not."""
     os.truncate(path, path.stat().st_size // 2 + 1234)
     found = kept(path, before)
     assert len(found["records"]) > len(before["records"]) // 3
@@ -300,10 +306,11 @@ def test_whatever_page_is_damaged_nothing_false_is_kept(
 def test_of_a_journal_of_an_older_version_all_is_kept(path: Path, before: Rows) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(
-            "DROP TABLE forgotten; DROP TABLE last_seen; PRAGMA user_version=1;"
+            "DROP TABLE forgotten; DROP TABLE last_seen; DROP TABLE commands;"
+            "PRAGMA user_version=1;"
         )
     condemned(path)
-    assert kept(path, before) == {**before, "last_seen": []}
+    assert kept(path, before) == {**before, "last_seen": [], "commands": []}
 
 
 # --- where it did not end well --------------------------------------------------------

@@ -10,7 +10,9 @@ from experiment_hooks import wire
 from exporter.inbox import Newest
 from exporter.live import view
 from exporter.live.listing import ListScene, Query
-from exporter.live.scene import LOG_LINES, Parts, Rates, RunScene
+from exporter.live.recent import Recent
+from exporter.live.scene import LOG_LINES, Parts, RunScene
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Row
 from exporter.state import State
@@ -30,8 +32,12 @@ class World:
         self.rows: List[Row] = []
         self.read = 0
         self.seqs: Dict[bytes, int] = {}
+        self.recent = Recent(self.state, Rules(), lambda: T)
         reader: Any = self
-        self.parts = Parts(self.state, self.presents, reader, Rules(), "")
+        self.orders = Orders(self.state, Rules())
+        self.parts = Parts(
+            self.state, self.presents, reader, Rules(), "", self.recent, self.orders
+        )
 
     def newest_episodes(self, run: str, limit: int) -> List[Row]:
         self.read += 1
@@ -209,7 +215,7 @@ def test_the_journal_is_read_only_when_an_episode_has_ended(world: World) -> Non
     )  # fmt: skip
     assert "splendid" in said(look(scene, T + 10))
     look(scene, T + 11)
-    assert world.read == before + 1
+    assert world.read == before + 2  # once for the table, once for the charts
 
 
 def test_episodes_that_come_late_stand_where_they_belong(world: World) -> None:
@@ -273,25 +279,6 @@ def test_a_costly_copy_is_made_less_often(
         now[0] = max(now[0], 1.0 + tick / 10)
         scene.look(T + tick)
     assert len(copies) == 2
-
-
-# --- rates ----------------------------------------------------------------------------
-
-
-def a_run(steps: int, state: str = "running") -> Dict[str, Any]:
-    return {"state": state, "modes": {"train": {"steps": steps}}}
-
-
-def test_a_rate_is_that_of_the_last_ten_seconds() -> None:
-    rates = Rates()
-    assert rates.seen(a_run(0), T) == {}
-    for second in range(1, 31):
-        found = rates.seen(a_run(100 * second if second > 10 else 0), T + second)
-    assert found == {"train": pytest.approx(100, rel=0.05)}
-    for second in range(31, 60):
-        found = rates.seen(a_run(3000), T + second)
-    assert found == {"train": 0.0}
-    assert rates.seen(a_run(9000, "completed"), T + 61) == {}
 
 
 # --- the list -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 import experiment_hooks as eh
-from experiment_hooks import dial, sender, window, wire
+from experiment_hooks import commands, dial, sender, window, wire
 from experiment_hooks import line as lines
 from experiment_hooks.testing import Heard, Listener
 from tests.support import as_name, eventually, free_port
@@ -910,10 +910,13 @@ def test_a_stop_arrives_where_it_was_asked_for(
     assert (closed.ending, closed.reason) == ("stopped", "user")
     if when == "episode":
         assert {one.outcome for one in listener.episodes()} == {"correct"}
-    assert answers(listener) == ["accepted"]
+    assert answers(listener) == ["delivered", "accepted", "done"]
 
 
-def test_a_run_that_is_not_stoppable_goes_on(listener: Listener) -> None:
+def test_a_run_that_is_not_stoppable_goes_on(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "EARLY", 0.0)
     with eh.open_run("mug") as run:
         greeted(listener)
         given = listener.command("stop", "now")
@@ -942,10 +945,10 @@ def test_a_callback_gets_its_command(listener: Listener, thread: bool) -> None:
         run.on_command("checkpoint", got.append)
         keep_calling(listener, run.progress, listener.sources)
         listener.command("checkpoint", "now", "please", "ann")
-        keep_calling(listener, run.progress, lambda: len(answers(listener)) == 2)
+        keep_calling(listener, run.progress, lambda: len(answers(listener)) == 3)
     (command,) = got
     assert (command.name, command.reason, command.by) == ("checkpoint", "please", "ann")
-    assert answers(listener) == ["accepted", "done"]
+    assert answers(listener) == ["delivered", "accepted", "done"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX alone has it")
@@ -964,7 +967,7 @@ def test_what_a_callback_starts_takes_signals_as_any_process(
         for times in (1, 2):
             listener.command("submit")
             keep_calling(
-                listener, run.progress, lambda n=2 * times: len(answers(listener)) == n
+                listener, run.progress, lambda n=3 * times: len(answers(listener)) == n
             )
     assert blocked == [signal.pthread_sigmask(signal.SIG_BLOCK, ())] * 2
 
@@ -984,10 +987,10 @@ def test_a_callback_that_raises_is_answered_and_the_run_goes_on(
         run.on_command("checkpoint", fail)
         keep_calling(listener, run.progress, listener.sources)
         listener.command("checkpoint")
-        keep_calling(listener, run.progress, lambda: len(answers(listener)) == 2)
+        keep_calling(listener, run.progress, lambda: len(answers(listener)) == 3)
         run.publish_log("info", "still here")
-    assert answers(listener) == ["accepted", "failed"]
-    assert type(error).__name__ in listener.records(wire.CommandAnswered)[1].detail
+    assert answers(listener) == ["delivered", "accepted", "failed"]
+    assert type(error).__name__ in listener.records(wire.CommandAnswered)[2].detail
     assert logs(listener) == ["still here"]
 
 

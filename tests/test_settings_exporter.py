@@ -23,7 +23,7 @@ PROMISED = """
     web.host web.port ingest.host ingest.port run.grace_seconds journal.path
     journal.retention_days metrics.max_series metrics.max_series_per_run
     metrics.grace_seconds verdict.lost_seconds verdict.promise_floor_seconds
-    traces.endpoint live.trace_url security.insecure security.token_file
+    tap.port traces.endpoint live.trace_url security.insecure security.token_file
 """.split()
 
 
@@ -72,18 +72,27 @@ def test_the_file_says_what_the_code_has_by_default() -> None:
     assert found == expected
 
 
-def other(value: Any) -> str:
+OTHERS = {
+    "web.public_url": "https://elsewhere",
+    "notify.webhook_url": "https://elsewhere",
+    "notify.states": "lost",
+}
+
+
+def other(key: str, value: Any) -> str:
     """Another value of the same kind than the default."""
+    if key in OTHERS:
+        return OTHERS[key]
     if isinstance(value, bool):
         return "true"
-    return "7" if isinstance(value, (int, float)) else "elsewhere"
+    return "7" if value is None or isinstance(value, (int, float)) else "elsewhere"
 
 
 @pytest.mark.parametrize("key", sorted(in_code()))
 def test_each_can_be_set_by_the_command_line_and_by_an_environment_variable(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = other(in_code()[key])
+    text = other(key, in_code()[key])
     insecure = "security.insecure=true"
     found = dict(flat(dataclasses.asdict(composed(f"{key}={text}", insecure))))[key]
     shown = ",".join(found) if isinstance(found, tuple) else str(found)
@@ -136,6 +145,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"web": {"port": None}}, "web.port=None is no int"),
     ({"web": {"port": 65536}}, "web.port=65536 is no port: 0 to 65535"),
     ({"ingest": {"port": 123456}}, "ingest.port=123456 is no port: 0 to 65535"),
+    ({"tap": {"port": 65536}}, "tap.port=65536 is no port: 0 to 65535"),
+    ({"tap": {"port": "on"}}, "tap.port='on' is no int"),
+    ({"tap": {"port": -1}}, "tap.port=-1 is no int"),
+    ({"notify": {"states": "failed,sad"}}, "notify.states: 'sad' is none of completed"),
     ({"web": 8000}, "web=8000: give web.<key>=... instead"),
     ({"web": "host"}, "web='host': give web.<key>=... instead"),
     ({"run": {"grace_seconds": "soon"}}, "run.grace_seconds='soon' is no float"),
@@ -166,6 +179,56 @@ def test_what_cannot_be_is_said_in_a_sentence(
         Settings.of(values)
 
 
+@pytest.mark.parametrize("key", ["notify.webhook_url", "web.public_url"])
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("hooks.example/s3cret", "it is no address that begins with http:// or"),
+        ("ftp://hooks.example/s3cret", "it is no address that begins with http://"),
+        ("file:///s3cret", "it is no address that begins with http:// or https://"),
+        ("https:///s3cret", "it is no address that begins with http:// or https://"),
+        ("https://hooks.example:s3cret/", "it is no address that begins with"),
+        ("https://[s3cret/", "it is no address that begins with http:// or https://"),
+        ("https://me:s3cret@hooks.example/", "a user or password before the host"),
+        ("https://hooks.example/ s3cret", "it has spaces, or other characters"),
+        ("https://hooks.example/\ns3cret", "it has spaces, or other characters"),
+        ("https://hooks.example/s3crét", "it has spaces, or other characters"),
+    ],
+)
+def test_an_address_that_cannot_be_is_not_shown(
+    key: str, url: str, sentence: str
+) -> None:
+    group, name = key.split(".")
+    with pytest.raises(SettingsError, match=re.escape(sentence)) as found:
+        Settings.of({group: {name: url}})
+    assert str(found.value).startswith(f"{key} cannot be used: ")
+    assert "s3cr" not in str(found.value)
+
+
+def test_a_webhook_s_address_is_not_shown_with_the_settings() -> None:
+    url = "https://hooks.example/s3cret"
+    assert "s3cret" not in repr(Settings.of({"notify": {"webhook_url": url}}))
+
+
+@pytest.mark.parametrize("given", [None, "", "null"])
+def test_without_a_port_there_is_no_tap(given: str | None) -> None:
+    assert Settings().tap.port is None
+    assert composed(f"tap.port={given or 'null'}").tap.port is None
+    assert Settings.of({"tap": {"port": given if given != "null" else None}}).tap == (
+        Settings().tap
+    )
+    assert composed("tap.port=0").tap.port == 0
+
+
+def test_beyond_loopback_the_tap_needs_keys_if_it_is_on() -> None:
+    far = {"host": "0.0.0.0"}
+    Settings.of({"tap": far})
+    with pytest.raises(SettingsError, match=r"tap\.host=0\.0\.0\.0 would be open"):
+        Settings.of({"tap": {**far, "port": 0}})
+    for security in ({"insecure": True}, {"curve_dir": "keys"}):
+        Settings.of({"tap": {**far, "port": 0}, "security": security})
+
+
 def test_a_group_may_be_left_empty() -> None:
     assert Settings.of({"web": None}) == Settings()
 
@@ -187,12 +250,18 @@ STARTS: list[tuple[str, str]] = [
     ("--config-name=nowhere", "'nowhere'"),
     ("--config-dir=/nowhere", "'/nowhere' not found"),
     ("ingest.port=99999", "ingest.port=99999 is no port"),
+    ("tap.port=99999", "tap.port=99999 is no port"),
+    ("notify.webhook_url=mattermost", "notify.webhook_url cannot be used: it is no"),
     ("web=5", "web=5: give web.<key>=... instead"),
     ("journal.path=/dev/null/journal", "the journal /dev/null/journal cannot be used"),
     ("security.token_file=/nowhere", "security.token_file=/nowhere cannot be used: No"),
     ("traces.endpoint=nonsense", "traces.endpoint is not a URL"),
     ("traces.endpoint=${nowhere}", "nowhere"),
     ("web.host=192.0.2.1 security.insecure=true", "cannot listen where web.host and"),
+    (
+        "tap.host=192.0.2.1 tap.port=0 security.insecure=true",
+        "cannot listen where tap.host and",
+    ),
     (
         "ingest.host=192.0.2.1 security.insecure=true",
         "cannot listen where ingest.host and",

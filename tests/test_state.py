@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from experiment_hooks import wire
 from exporter.runs import ENDED_COUNTS_SECONDS, Run
-from exporter.state import State
+from exporter.state import MAX_COMMANDS, State
+from exporter.verdict import Rules, verdict
 from tests.making import NOON, STEPS, Teller, counter, gauge, sample
 
 OWNER, OTHER, CHILD = (bytes([n]) * 16 for n in (1, 2, 3))
@@ -273,7 +274,39 @@ def test_a_stop_of_the_first_attempt_does_not_stop_the_second() -> None:
     answer = first.make(wire.CommandAnswered, command="stop-1", state="accepted")
     folded([answer, first.run_closed("stopped")], state)
     opened(state, 2)
-    assert state.runs["run"].commands == {}
+    assert verdict(state.runs["run"], NOON, Rules()).state == "starting"
+    assert [*state.runs["run"].commands] == ["stop-1"], "but is still known"
+
+
+ANSWERS = [
+    (["delivered", "accepted", "done"], "done"),
+    (["done", "accepted", "delivered"], "done"),
+    (["accepted", "delivered"], "accepted"),
+    (["failed", "accepted"], "failed"),
+    (["failed", "done"], "failed"),
+    (["half done", "accepted", "half done"], "accepted"),
+]
+
+
+@pytest.mark.parametrize(("come", "stays"), ANSWERS)
+def test_what_a_source_answers_never_goes_back(come: list[str], stays: str) -> None:
+    state = State()
+    teller = opened(state)
+    said = [teller.make(wire.CommandAnswered, command="c", state=one) for one in come]
+    folded(said, state)
+    assert state.runs["run"].commands["c"][OWNER].state == stays
+
+
+def test_answers_to_so_many_commands_are_known() -> None:
+    state = State()
+    teller = opened(state)
+    told = [
+        teller.make(wire.CommandAnswered, command=str(number), state="done")
+        for number in range(MAX_COMMANDS + 50)
+    ]
+    folded(told, state)
+    known = [*state.runs["run"].commands]
+    assert known == [str(number) for number in range(50, MAX_COMMANDS + 50)]
 
 
 def test_the_word_of_an_owner_that_was_replaced_ends_nothing() -> None:

@@ -387,7 +387,7 @@ def test_five_hundred_slow_clients_are_not_noticed(
                 assert exporter.get(path, deadline=3.0).status == 200
             before = text_of(chromium_page, "#state")
             eventually(lambda: text_of(chromium_page, "#state") != before, 5)  # noqa: B023
-        assert exporter.post(COMMANDS, {"command": "save"}).status == 202
+        assert exporter.post(COMMANDS, {"command": "save"}).status == 409
         eventually(lambda: (prometheus.value("count_over_time(up[1m])") or 0) > 4, 20)
         assert prometheus.value("min_over_time(up[1m])") == 1
     assert text_of(chromium_page, "#connection") == "live"

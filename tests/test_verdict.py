@@ -236,6 +236,36 @@ CASES: list[tuple[str, Story, float, str, str]] = [
         "",
     ),
     (
+        "a stop has been raised",
+        story()
+        .come()
+        .episode(at=0)
+        .answer("stop-1", "accepted")
+        .answer("stop-1", "done"),
+        5,
+        "stopping",
+        "",
+    ),
+    (
+        "who was stopped has left, the others go on",
+        story()
+        .come(role="shared")
+        .come(2, role="shared")
+        .episode(2, at=0)
+        .answer("stop-1", "done")
+        .leave(1, ending="stopped"),
+        5,
+        "running",
+        "",
+    ),
+    (
+        "a stop has come, and its callback runs",
+        story().come().episode(at=0).answer("stop-1", "delivered"),
+        5,
+        "running",
+        "",
+    ),
+    (
         "a stop was refused",
         story().come().episode(at=0).answer("stop-1", "failed"),
         5,

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exporter.live import view, words
+from experiment_hooks import wire
+from exporter.live import commands, trends, view, words
 from exporter.live.strip import Standing
+from exporter.live.tracks import Curve, Seen, Series, Speed
 from exporter.live.tree import MAX_ROWS, same, tree
 
 NOW = 1_000_000.0
@@ -92,6 +94,7 @@ def a_run(**changes: Any) -> Dict[str, Any]:
         "expected": {"episodes": {"train": 20}, "steps": {}, "epochs": {}},
         "epochs": {"train": 3},
         "success": ("correct",),
+        "rates": {},
         "tags": {},
         "config": None,
         "facts": {},
@@ -350,58 +353,6 @@ def test_a_failed_run_shows_its_error() -> None:
     assert "<b>no</b>" in Document(shown.parts["error"]).text
     assert "line 1\nline 2" in Document(shown.parts["error"]).text
     assert view.head(a_run(), NOW).parts["error"] == ""
-
-
-def test_progress_is_in_what_the_run_expects() -> None:
-    def of(**expected: Any) -> view.Progress:
-        kinds = {"episodes": {}, "steps": {}, "epochs": {}, **expected}
-        return view.progress(a_run(expected=kinds), "train", 50.0, NOW)
-
-    episodes = of(episodes={"train": 20})
-    assert (episodes.unit, episodes.done, episodes.total) == ("episode", 10, 20)
-    steps = of(steps={"train": 1000})
-    assert (steps.unit, steps.done, steps.total, steps.left) == (
-        "step",
-        500,
-        1000,
-        10.0,
-    )
-    assert of(epochs={"train": 30}) == view.Progress("epoch", 3, 30)
-    assert of() == view.Progress("episode", 10, None)
-
-
-TIME_LEFT: List[Tuple[str, Dict[str, Any], Any]] = [
-    ("an end each 2 s, the last 2 s ago", {}, 18.0),
-    ("only one end", {"recent_ends": [NOW]}, None),
-    ("all at once", {"recent_ends": [NOW] * 10}, None),
-    ("another mode has its turn", {"recent_ends": [NOW - 60, NOW - 59]}, None),
-    ("all done", {"episodes": 20}, None),
-]
-
-
-@pytest.mark.parametrize(("case", "mode", "left"), TIME_LEFT)
-def test_the_time_left_follows_from_the_newest_ends(
-    case: str, mode: Dict[str, Any], left: Any
-) -> None:
-    assert view.episodes_left(a_mode(**mode), 20, NOW) == left, case
-
-
-def test_a_mode_that_has_its_turn_now_and_then_gets_on_as_it_did_so_far() -> None:
-    ends = [NOW - 2 + n / 10 for n in range(20)]  # ten a second, while it has its turn
-    modes = {"train": a_mode(), "eval": a_mode(recent_ends=ends)}
-    expected = {"episodes": {"eval": 20}, "steps": {}, "epochs": {}}
-    run = a_run(modes=modes, expected=expected)
-    left = view.progress(run, "eval", None, NOW).left
-    assert left == pytest.approx(100)  # ten in a hundred seconds, ten to go
-    alone = a_run(modes={"eval": modes["eval"]}, expected=expected)
-    assert view.progress(alone, "eval", None, NOW).left < 2
-
-
-@pytest.mark.parametrize("state", ["starting", "stalled", "stopping", "failed", "lost"])
-def test_nobody_is_told_when_a_run_ends_that_does_not_go_on(state: str) -> None:
-    run = a_run(state=state, ended=NOW)
-    assert view.progress(run, "train", 5.0, NOW).left is None
-    assert "left" not in said(view.modes(run, {"train": 5.0}, NOW))
 
 
 def test_a_mode_shows_its_numbers() -> None:
@@ -670,10 +621,29 @@ def hostile_page() -> List[view.Shown]:
     }  # fmt: skip
     refused = (view.Refused(NOW, HOSTILE, HOSTILE),)
     standing = a_standing(1, name=HOSTILE, mode=HOSTILE, step=1, target=HOSTILE)
+    spec = wire.MetricSpec(HOSTILE, "histogram", HOSTILE)
+    curve, labels = Curve([NOW - 5, NOW], [1.0, 2.0]), ((HOSTILE, HOSTILE),)
+    series = Series(1, spec, labels, 1.0, 1.0, NOW, True, curve)
+    seen = Seen(1, NOW, NOW, {HOSTILE: Speed(curve)}, (series,), 1)
+    lately = trends.Lately({HOSTILE: {HOSTILE: (1.0, 2.0)}}, [episode])
+    order = {
+        "id": "stop-1", "command": HOSTILE, "when": HOSTILE, "reason": HOSTILE,
+        "by": HOSTILE, "at": NOW, "source": HOSTILE, "standing": True,
+        "states": {HOSTILE: 1, "done": 60},
+        "sources": [
+            {"source": HOSTILE, "name": HOSTILE, "state": HOSTILE, "detail": HOSTILE}
+        ] * 2,
+    }  # fmt: skip
+    takes = {"takes": [HOSTILE, "stop"], "known": True, "given": [order], "more": 1}
+    live = a_run(run=HOSTILE, commands=takes, sources={"live": 2})
     return [
+        commands.form(live, {**source, "commands": ["stop"]}),
+        commands.given(live),
         view.head(run, NOW),
         view.gone(HOSTILE),
         view.modes(run, {HOSTILE: 1.0}, NOW),
+        trends.modes(run, lately, seen),
+        trends.metrics(seen, False),
         view.moment(moment, NOW),
         view.sources_strip([standing], "", NOW),
         view.episodes(HOSTILE, {1: episode}, (HOSTILE,), "http://t/{trace_id}"),
@@ -699,11 +669,11 @@ def test_whatever_is_said_is_text() -> None:
 
 def test_a_document_is_escaped_too() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:10]:
+    for one in hostile_page()[:14]:
         shown |= one
     shown.lists.setdefault("log", {})
     html = view.page("run.html", shown, version="1", root="", socket="", run=HOSTILE)
-    assert html.count("<script") == html.count('<script src="static/') == 2  # our own
+    assert html.count("<script") == html.count('<script src="static/') == 3  # our own
     values = {"version": "1", "root": "", "socket": "", "run": HOSTILE}
     html = view.page("missing.html", view.Shown(), **values)
     assert html.count("<script") == 1
@@ -725,7 +695,7 @@ def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() ->
 
 def test_all_fragments_of_a_run_have_a_place_on_its_page() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:10]:
+    for one in hostile_page()[:14]:
         shown |= one
     html = view.page("run.html", shown, version="1", root="", socket="", run="r")
     ids = {attrs.get("id") for _, attrs in Document(html).tags}

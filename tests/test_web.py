@@ -7,8 +7,10 @@ import gzip
 import io
 import json
 import math
+import sqlite3
 import threading
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -25,6 +27,7 @@ from exporter.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from exporter.inbox import Counts
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
+from exporter.orders import KEPT, Orders
 from tests.making import NOON, STEPS, Teller, counter, sample
 from tests.test_writer import RULES
 from tests.test_writer import Bench as WriterBench
@@ -36,12 +39,12 @@ class Ears:
     """Stands for ingest: takes commands."""
 
     def __init__(self) -> None:
-        self.commands: list[tuple[bytes, wire.Command]] = []
+        self.commands: list[tuple[str, list[bytes] | None, wire.Command]] = []
         self.alive = True
         self.counts = Counts()
 
-    def command(self, source: bytes, command: wire.Command) -> None:
-        self.commands.append((source, command))
+    def command(self, run: str, sources: Any, command: wire.Command) -> None:
+        self.commands.append((run, sources, command))
 
     @property
     def healthy(self) -> bool:
@@ -52,8 +55,10 @@ class Bench(WriterBench):
     """A writer without a thread, and the API over its state and its journal."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
         self.ears = Ears()
+        super().__init__(path)
+        # Who gives a command waits for the writer, which has no thread here.
+        self.inbox.wake = self.round  # type: ignore[method-assign]
         registry = CollectorRegistry()
         Gauge("episight_own", "Ours.", registry=registry).set(7)
         self.restored = threading.Event()
@@ -74,12 +79,16 @@ class Bench(WriterBench):
             registry,
             self.ears,  # type: ignore[arg-type]
             self.writer,
+            self.orders,
             lambda: self.now,
             self.restored,
         )
         self.app: flask.Flask = web.create_app(served, Access(TOKEN))
         self.client: FlaskClient = self.app.test_client()
         self.client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
+
+    def send(self, run: str, sources: Any, command: wire.Command) -> None:
+        self.ears.command(run, sources, command)
 
     def get(self, path: str, status: int = 200, **options: Any) -> Any:
         """A JSON answer of the API."""
@@ -445,75 +454,153 @@ def post(bench: Bench, body: Any, run: str = "run", **options: Any) -> TestRespo
     return bench.client.post(path, json=body, **options)
 
 
+def takes(bench: Bench, teller: Teller, *names: str, number: int = 1) -> None:
+    """The source says which commands it takes."""
+    bench.sampled(teller, number, commands=names)
+    bench.tick()
+
+
+def two_processes(bench: Bench) -> tuple[Teller, Teller]:
+    first, second = open_run(bench), Teller(2)
+    bench.commit(second, second.opened("child", first.id))
+    return first, second
+
+
+def answer(teller: Teller, given: str, state: str, detail: str = "") -> Any:
+    return teller.make(wire.CommandAnswered, command=given, state=state, detail=detail)
+
+
 def test_a_command_goes_to_each_process_and_the_list_says_who_when_and_how(
     bench: Bench,
 ) -> None:
-    first, second = open_run(bench), Teller(2)
-    bench.commit(second, second.opened("child", first.id))
+    first, second = two_processes(bench)
     body = {"command": "stop", "when": "episode", "source": None, "reason": "enough"}
     given = checked(post(bench, body), 202)["id"]
-    assert [source for source, _ in bench.ears.commands] == [first.id, second.id]
-    order = bench.ears.commands[0][1]
+    ((run, sources, order),) = bench.ears.commands
+    assert (run, sources) == ("run", None), "to all that are there by then"
     assert (order.id, order.name, order.when) == (given, "stop", "episode")
     assert (order.reason, order.by) == ("enough", "127.0.0.1")
-    answered = first.make(wire.CommandAnswered, command=given, state="accepted")
-    bench.commit(first, answered)
-    refused = second.make(
-        wire.CommandAnswered, command=given, state="failed", detail="cannot"
-    )
-    bench.commit(second, refused)
+    bench.commit(first, answer(first, given, "accepted"))
+    bench.commit(second, answer(second, given, "failed", "cannot"))
     (listed,) = bench.get("/run/commands")["commands"]
-    assert {key: listed[key] for key in ("id", "command", "when", "reason", "by")} == {
+    assert listed == {
         "id": given,
         "command": "stop",
         "when": "episode",
         "reason": "enough",
         "by": "127.0.0.1",
+        "at": pytest.approx(bench.now),
+        "source": None,
+        "standing": True,
+        "states": {"accepted": 1, "failed": 1},
+        "sources": [
+            {
+                "source": first.id.hex(),
+                "name": "host:1",
+                "state": "accepted",
+                "detail": "",
+            },
+            {
+                "source": second.id.hex(),
+                "name": "host:2",
+                "state": "failed",
+                "detail": "cannot",
+            },
+        ],
     }
-    assert listed["at"] == pytest.approx(bench.now)
-    assert listed["sources"] == [
-        {"source": first.id.hex(), "state": "accepted", "detail": ""},
-        {"source": second.id.hex(), "state": "failed", "detail": "cannot"},
-    ]
     assert bench.get("/run")["state"] == "stopping"
 
 
 def test_a_command_to_one_process_goes_to_no_other(bench: Bench) -> None:
-    first, second = open_run(bench), Teller(2)
-    bench.commit(second, second.opened("child", first.id))
-    checked(post(bench, {"command": "save", "source": second.id.hex()}), 202)
-    assert [source for source, _ in bench.ears.commands] == [second.id]
+    _, second = two_processes(bench)
+    checked(post(bench, {"command": "stop", "source": second.id.hex()}), 202)
+    ((_, sources, order),) = bench.ears.commands
+    assert sources == [second.id]
     (listed,) = bench.get("/run/commands")["commands"]
+    assert (listed["source"], listed["standing"]) == (second.id.hex(), False)
     assert [one["state"] for one in listed["sources"]] == ["sent"]
+    bench.commit(second, second.started(), answer(second, order.id, "accepted"))
+    assert bench.get("/run")["state"] == "running", "one of two stops"
+
+
+def test_the_owners_stop_is_the_runs(bench: Bench) -> None:
+    first, _ = two_processes(bench)
+    given = checked(post(bench, {"command": "stop", "source": first.id.hex()}), 202)
+    bench.commit(first, answer(first, given["id"], "accepted"))
+    assert bench.get("/run")["state"] == "stopping"
+
+
+def test_it_goes_to_those_that_take_it(bench: Bench) -> None:
+    first, second = two_processes(bench)
+    takes(bench, first, "save", "stop")
+    takes(bench, second, "rest")
+    checked(post(bench, {"command": "save"}), 202)
+    ((_, sources, _),) = bench.ears.commands
+    assert sources == [first.id]
+    detail = bench.get("/run")
+    assert detail["commands"] == ["rest", "save", "stop"]
+    found = [one["commands"] for one in detail["source_list"]]
+    assert found == [["save", "stop"], ["rest"]]
+    body = {"command": "save", "source": second.id.hex()}
+    said = checked(post(bench, body), 409)["error"]
+    assert said == "nobody takes 'save'; taken are: rest"
+
+
+def test_what_was_taken_by_who_has_left_is_not_taken(bench: Bench) -> None:
+    _, second = two_processes(bench)
+    takes(bench, second, "save")
+    bench.commit(second, second.closed())
+    assert bench.get("/run")["commands"] == []
+    said = checked(post(bench, {"command": "save"}), 409)["error"]
+    assert said == "nobody takes 'save'; taken are: none"
+    body = {"command": "stop", "source": second.id.hex()}
+    said = checked(post(bench, body), 409)["error"]
+    assert said == "that process is not there any more"
 
 
 def test_another_command_than_stop_stops_nothing(bench: Bench) -> None:
     teller = open_run(bench)
     bench.commit(teller, teller.started())
+    takes(bench, teller, "save")
     given = checked(post(bench, {"command": "save"}), 202)["id"]
-    answer = teller.make(wire.CommandAnswered, command=given, state="accepted")
-    bench.commit(teller, answer)
+    bench.commit(teller, answer(teller, given, "accepted"))
     assert bench.get("/run")["state"] == "running"
+    assert not bench.get("/run/commands")["commands"][0]["standing"]
 
 
-BAD_COMMANDS: list[tuple[str, Any, int]] = [
-    ("no JSON object", [1], 400),
-    ("no command", {"when": "step"}, 400),
-    ("a command that is no text", {"command": 5}, 400),
-    ("a time that nobody knows", {"command": "stop", "when": "tomorrow"}, 400),
-    ("a process that is not there", {"command": "stop", "source": "beef"}, 409),
+BAD_COMMANDS: list[tuple[str, Any, int, str]] = [
+    ("no JSON object", [1], 400, "send JSON"),
+    ("no command", {"when": "step"}, 400, "send JSON"),
+    ("a command that is no text", {"command": 5}, 400, "send JSON"),
+    ("a boundary", {"command": "stop", "when": "tomorrow"}, 400, "step, episode or"),
+    ("a boundary that is no text", {"command": "stop", "when": []}, 400, "when is"),
+    ("a reason", {"command": "stop", "reason": 5}, 400, "are texts"),
+    ("a source", {"command": "stop", "source": ["a"]}, 400, "are texts"),
+    (
+        "a key",
+        {"command": "stop", "resaon": "typo"},
+        400,
+        "'resaon' is not known; command, when, source, reason are",
+    ),
+    ("no process", {"command": "stop", "source": "beef"}, 404, "no source 'beef'"),
+    ("an empty process", {"command": "stop", "source": ""}, 404, "no source ''"),
+    ("nobody takes it", {"command": "save"}, 409, "nobody takes 'save'"),
+    ("no name", {"command": ""}, 409, "nobody takes ''"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [b[1:] for b in BAD_COMMANDS], ids=[b[0] for b in BAD_COMMANDS]
+    ("body", "status", "why"),
+    [b[1:] for b in BAD_COMMANDS],
+    ids=[b[0] for b in BAD_COMMANDS],
 )
 def test_a_command_that_cannot_be_given_is_refused(
-    bench: Bench, body: Any, status: int
+    bench: Bench, body: Any, status: int, why: str
 ) -> None:
     open_run(bench)
-    assert checked(post(bench, body), status)["error"]
+    assert why in checked(post(bench, body), status)["error"]
     assert bench.ears.commands == []
+    assert bench.get("/run/commands")["commands"] == []
 
 
 def test_a_form_of_another_site_gives_no_command(bench: Bench) -> None:
@@ -533,10 +620,11 @@ def test_a_run_that_has_ended_takes_no_command(bench: Bench) -> None:
 
 
 def test_half_a_character_can_be_said_to_nobody_and_harms_nothing(bench: Bench) -> None:
-    open_run(bench)
+    teller = open_run(bench)
+    takes(bench, teller, "x?")
     body = {"command": "x\ud800", "reason": "\udfff"}
     checked(post(bench, body), 202)
-    _, order = bench.ears.commands[0]
+    _, _, order = bench.ears.commands[0]
     wire.encode(order)
 
 
@@ -545,13 +633,76 @@ def test_too_large_a_body_is_refused(bench: Bench) -> None:
     assert post(bench, {"command": "x" * 100_000}).status_code in (400, 413)
 
 
-def test_the_list_of_commands_keeps_the_newest(bench: Bench) -> None:
+ASKERS: list[tuple[str, str, str | None, str]] = [
+    ("near", "127.0.0.1", None, "127.0.0.1"),
+    (
+        "by a proxy here",
+        "127.0.0.1",
+        "10.1.2.3, 10.0.0.1",
+        "10.1.2.3, 10.0.0.1 (through 127.0.0.1)",
+    ),
+    ("by a proxy here, IPv6", "::1", "10.1.2.3", "10.1.2.3 (through ::1)"),
+    ("a liar", "10.9.9.9", "127.0.0.1", "10.9.9.9"),
+    ("odd", "127.0.0.1", "a\tb\x1b[1m", "a?b?[1m (through 127.0.0.1)"),
+    ("long", "127.0.0.1", "x" * 900, f"{'x' * web.MAX_ASKER} (through 127.0.0.1)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "by"), [a[1:] for a in ASKERS], ids=[a[0] for a in ASKERS]
+)
+def test_who_asked_is_on_record_as_far_as_can_be_told(
+    bench: Bench, near: str, far: str | None, by: str
+) -> None:
     open_run(bench)
-    for number in range(web.COMMAND_KEPT + 5):
-        post(bench, {"command": f"c{number}"})
-    listed = bench.get("/run/commands")["commands"]
-    assert [one["command"] for one in listed][-1] == f"c{web.COMMAND_KEPT + 4}"
-    assert len(listed) == web.COMMAND_KEPT
+    headers = {} if far is None else {"X-Forwarded-For": far}
+    base = {"REMOTE_ADDR": near}
+    given = post(bench, {"command": "stop"}, headers=headers, environ_overrides=base)
+    checked(given, 202)
+    assert bench.get("/run/commands")["commands"][0]["by"] == by
+
+
+def test_what_the_disk_refuses_is_not_given(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_run(bench)
+    bench.journal.error = sqlite3.OperationalError("disk full")
+    said = checked(post(bench, {"command": "stop"}), 503)["error"]
+    assert "was not given" in said
+    bench.journal.error = None
+    bench.tick()
+    assert bench.ears.commands == []
+    assert bench.get("/run/commands")["commands"] == []
+    checked(post(bench, {"command": "stop"}), 202)
+
+
+def test_a_disk_that_takes_too_long_is_not_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(bench)
+    bench.inbox.wake = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(Orders.give, "__defaults__", (0.01,))
+    said = checked(post(bench, {"command": "stop"}), 503)["error"]
+    assert "it may be given yet" in said
+    bench.round()
+    assert len(bench.get("/run/commands")["commands"]) == 1
+    assert len(bench.ears.commands) == 1
+
+
+def test_the_list_of_commands_keeps_the_newest_and_the_newest_stop(
+    bench: Bench,
+) -> None:
+    teller = open_run(bench)
+    takes(bench, teller, "save")
+    for name in ("stop", "stop", *["save"] * (KEPT + 5)):
+        checked(post(bench, {"command": name, "reason": str(bench.now)}), 202)
+        bench.now += 1
+    for _ in range(2):
+        listed = bench.get("/run/commands")["commands"]
+        assert [one["command"] for one in listed] == ["stop", *["save"] * KEPT]
+        assert listed[0]["standing"]
+        assert listed[0]["reason"] == str(NOON + 1)
+        bench.writer.restore()
 
 
 # --- deleting ---------------------------------------------------------------------
@@ -559,7 +710,7 @@ def test_the_list_of_commands_keeps_the_newest(bench: Bench) -> None:
 
 def test_deleting_an_ended_run_frees_its_id(bench: Bench) -> None:
     teller = with_episodes(bench, 3)
-    post(bench, {"command": "save"})
+    checked(post(bench, {"command": "stop"}), 202)
     close_run(bench, teller)
     answer = bench.client.delete("/api/v1/runs/run")
     assert (answer.status_code, answer.data) == (204, b"")
@@ -683,3 +834,21 @@ def test_a_scrape_is_compressed_for_whoever_takes_it(
     body = gzip.decompress(answer.data) if zipped else answer.data
     assert b"experiment_run_info{" in body
     assert body.endswith(b"# EOF\n") == ("openmetrics" in format_)
+
+
+def test_pages_and_what_they_need_are_compressed_and_known_again(bench: Bench) -> None:
+    open_run(bench)
+    get = partial(bench.client.get, buffered=True)
+    takes = {"Accept-Encoding": "gzip"}
+    for path in ("/static/style.css", "/static/live.js", "/api/v1/runs/run"):
+        plain = get(path).data
+        answer = get(path, headers=takes)
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        whole = len(plain) < 1024
+        assert answer.headers.get("Content-Encoding") == (None if whole else "gzip")
+        assert (answer.data if whole else gzip.decompress(answer.data)) == plain
+    answer = get("/static/live.js", headers=takes)
+    again = {**takes, "If-None-Match": answer.headers["ETag"]}
+    assert get("/static/live.js", headers=again).status_code == 304
+    part = get("/static/live.js", headers={**takes, "Range": "bytes=0-9"})
+    assert (part.status_code, len(part.data)) == (206, 10)

@@ -18,6 +18,7 @@ from exporter import writer
 from exporter.absences import FORGET_AFTER
 from exporter.inbox import Arrival, Inbox, Newest, Peer
 from exporter.journal import Batch, Journal
+from exporter.orders import Orders
 from exporter.reader import Reader
 from exporter.runs import ENDED_COUNTS_SECONDS
 from exporter.state import State
@@ -67,6 +68,14 @@ class Bench:
         self.samples_acknowledged: list[tuple[bytes, int]] = []
         self.forgotten: list[bytes] = []
         self.changes = 0
+        self.sent: list[tuple[str, Any, wire.Command]] = []
+        self.orders = Orders(
+            self.state,
+            RULES,
+            wake=self._wake,
+            send=self.send,
+            clock=lambda: self.now,
+        )
         self.writer = Writer(
             journal=self.journal,
             state=self.state,
@@ -78,6 +87,7 @@ class Bench:
             rules=RULES,
             lost_after=60.0,
             forget_links=self.forgotten.extend,
+            orders=self.orders,
             clock=lambda: self.now,
             **settings,
         )
@@ -91,6 +101,12 @@ class Bench:
 
     def _change(self) -> None:
         self.changes += 1
+
+    def _wake(self) -> None:
+        self.inbox.wake()  # which a test may have replaced
+
+    def send(self, run: str, sources: Any, command: wire.Command) -> None:
+        self.sent.append((run, sources, command))
 
     def peer(self, teller: Teller) -> Peer:
         link = self.links.setdefault(teller.id, Link(self.now))

@@ -18,8 +18,10 @@ from typing import Protocol
 from markupsafe import Markup
 
 from exporter.live.evidence import Chart, Point
+from exporter.live.recent import Recent
 from exporter.live.scene import Parts, Scene
 from exporter.live.view import Shown
+from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader
 from exporter.state import State
@@ -32,6 +34,8 @@ TICK = 0.1
 BEAT = 2.0
 """Seconds of silence at most: the page knows by them that it is still connected."""
 HIDDEN_PACE = 1.0
+BEHIND = 0.5
+"""Seconds that a message may take before its browser is told that it is behind."""
 LINGER = 5.0
 """Seconds for which a run counts as looked at after its last browser has left."""
 MAX_BROWSERS = 1000
@@ -69,6 +73,26 @@ class Subject:
     run: str | None = None
 
 
+class Paced:
+    """A browser that is told when it reads too slowly for what it is sent."""
+
+    def __init__(
+        self, browser: Browser, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._browser = browser
+        self._clock = clock
+        self._behind = False
+
+    def send(self, text: str) -> None:
+        """Send a message whole, and before the next one whether that took long."""
+        since = self._clock()
+        self._browser.send(text)
+        behind = self._clock() - since > BEHIND
+        if behind != self._behind:
+            self._behind = behind
+            self._browser.send('{"behind":true}' if behind else '{"behind":false}')
+
+
 _Versions = dict[str, tuple[int, Markup]]
 
 
@@ -92,8 +116,9 @@ class Rendering:
         self.orders: dict[str, tuple[int, list[str]]] = {}
         for name, rows in shown.lists.items():
             order = [*rows]
-            known = old_orders.get(name, (0, []))
-            self.orders[name] = known if known[1] == order else (number, order)
+            known = old_orders.get(name)
+            same = known is not None and known[1] == order
+            self.orders[name] = known if known and same else (number, order)
         old_charts = before.charts if before else {}
         self.charts: dict[str, DrawnChart] = {
             name: DrawnChart(number, chart, old_charts.get(name))
@@ -241,11 +266,13 @@ class Hub:
         rules: of the verdict.
         clock: Unix seconds.
         watch: is told the ids of the runs that are looked at, whenever that changes.
+        recent: the last minutes of live runs.
         trace_url: where a trace is looked at, with ``{trace_id}`` in it; or empty.
+        orders: what people told runs to do.
         linger: seconds for which a run counts as looked at after the last browser left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (its surroundings, once)
         self,
         state: State,
         presents: Presents,
@@ -253,11 +280,14 @@ class Hub:
         rules: Rules,
         clock: Callable[[], float],
         watch: Callable[[set[str]], None],
+        recent: Recent,
         trace_url: str = "",
         *,
+        orders: Orders | None = None,
         linger: float = LINGER,
     ) -> None:
-        self.parts = Parts(state, presents, reader, rules, trace_url)
+        orders = orders or Orders(state, rules)
+        self.parts = Parts(state, presents, reader, rules, trace_url, recent, orders)
         self.clock = clock
         self._watch = watch
         self._linger = linger
@@ -297,6 +327,7 @@ class Hub:
     def attend(self, subject: Subject, browser: Browser) -> None:
         """Serve one browser, in its own thread, until it leaves or the hub closes."""
         room = self._enter(subject, browser)
+        paced = Paced(browser)
         visible = True
         try:
             has = 0
@@ -306,9 +337,9 @@ class Hub:
                     self._looking(room, 1 if visible else -1)
                 rendering = room.newest(has, BEAT)
                 if rendering is None:
-                    browser.send("{}")
+                    paced.send("{}")
                 else:
-                    browser.send(rendering.message(has))
+                    paced.send(rendering.message(has))
                     has = rendering.number
                 if not visible:
                     self._closed.wait(HIDDEN_PACE)

@@ -97,7 +97,11 @@ class ListScene:
             with state.lock:
                 success = (run.opened.success if run.opened else None) or ()
                 summaries.append(
-                    {**views.run_summary(run, now, rules), "success": success}
+                    {
+                        **views.run_summary(run, now, rules),
+                        "success": success,
+                        "rates": self._parts.recent.rates(run.id),
+                    }
                 )
         return view.RunList(
             runs=tuple(summaries),

@@ -205,7 +205,7 @@ class Pages:
         ]
 
     def _losses(self) -> view.Losses:
-        return view.Losses(**self._found.found())
+        return view.Losses(**self._found.found(wait=False))
 
 
 def _no_websocket(error: ProtocolError) -> flask.Response:

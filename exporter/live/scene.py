@@ -8,7 +8,6 @@ an unchanged copy is not drawn again either.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,10 +16,13 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import pictures, strip, view
+from exporter.live import commands, pictures, strip, trends, view
 from exporter.live.evidence import Evidence
+from exporter.live.recent import Recent
 from exporter.live.strip import Standing, Strip
+from exporter.live.tracks import Seen
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
+from exporter.orders import Orders
 from exporter.present import Picture, Present, Presents
 from exporter.reader import Reader
 from exporter.runs import Run, Source
@@ -30,7 +32,6 @@ from exporter.verdict import ENDED, Rules
 LOG_LINES = 200
 EPISODES = 20
 SOURCES_LISTED = 100
-RATE_SECONDS = 10.0
 REST = 20.0
 """A copy of the state that took t seconds is not made again for so many times t."""
 
@@ -51,6 +52,8 @@ class Parts:
     reader: Reader
     rules: Rules
     trace_url: str
+    recent: Recent
+    orders: Orders
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class _Copy:
     logs: dict[int, Json]
     ends: int
     standings: list[Standing]
+
+    def of(self, source: str) -> Json | None:
+        """What is said of a source, by its id."""
+        return next((one for one in self.sources if one["source"] == source), None)
 
 
 class Pace:
@@ -101,7 +108,7 @@ class RunScene:
         self._asked = self._settled = source is not None
         self._copy: _Copy | None = None
         self._pace = Pace()
-        self._rates = Rates()
+        self._lately = (-1, trends.Lately())
         self._drawn = Drawn()
         self._episode_rows: tuple[int, dict[int, Json]] = (-1, {})
         self._last_seen: tuple[object, Json | None] = (None, None)
@@ -119,7 +126,8 @@ class RunScene:
         run, draw, url = copy.run, self._drawn, self._parts.trace_url
         if not self._settled:
             self._source = self._pick(copy)
-        rates = self._rates.seen(run, now)
+        rates, recent = self._recent(copy)
+        speeds = recent.speeds if recent else {}
         rows = self._episodes(copy)
         moment, seen = self._moment(copy), self._seen_last(copy)
         stand = self._strip.seen(copy.standings)
@@ -132,7 +140,12 @@ class RunScene:
                 lambda: view.head({**run, "error": error}, whole),
             )
             | draw("last-seen", (seen,), lambda: view.last_seen(self._id, seen))
-            | draw("modes", (copy.mark, whole), lambda: view.modes(run, rates, whole))
+            | draw(
+                "modes",
+                (copy.mark, whole),
+                lambda: view.modes(run, rates, whole, speeds),
+            )
+            | self._trends(copy, recent)
             | draw(
                 "strip",
                 (copy.mark, shown, whole),
@@ -151,6 +164,10 @@ class RunScene:
                 lambda: view.sources(run, copy.sources, copy.more_sources, shown),
             )
             | draw("about", (copy.opened,), lambda: view.about(run))
+            | draw(
+                "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
+            )
+            | draw("orders", (copy.mark,), lambda: commands.given(run))
         )
 
     # --- the copy --------------------------------------------------------------------
@@ -163,7 +180,7 @@ class RunScene:
             if run is None:
                 self._copy = None
                 return None
-            mark = _mark(run, now)
+            mark = (*_mark(run, now), self._parts.orders.changes)
             if self._copy is None or (mark != self._copy.mark and self._pace.due):
                 self._copy = self._copied(run, mark, now)
                 self._pace.spent(since)
@@ -185,6 +202,9 @@ class RunScene:
                 "info": opened.info,
                 "launch": opened.launch,
                 "dropped": views.dropped(run),
+                "commands": commands.copied(
+                    run, self._parts.orders, now, self._parts.rules
+                ),
             },
             [views.source(one) for one in listed.values()],
             more,
@@ -212,6 +232,36 @@ class RunScene:
                 (row.episode.source, row.episode.number): rows[row.id] for row in found
             }
         return self._episode_rows[1]
+
+    # --- how it went lately ----------------------------------------------------------
+
+    def _recent(self, copy: _Copy) -> tuple[Mapping[str, float], Seen | None]:
+        recent = self._parts.recent
+        return recent.rates(self._id), recent.seen(self._id)
+
+    def _trends(self, copy: _Copy, recent: Seen | None) -> Shown:
+        """Small charts: those of a live run change with its recent points only."""
+        run, ended = copy.run, copy.run["state"] in ENDED
+        point = recent.number if recent else None
+        mark = (point, ended, copy.ends if ended or recent is None else None)
+        return self._drawn(
+            "trends", mark, lambda: trends.modes(run, self._newest(copy), recent)
+        ) | self._drawn("metrics", mark, lambda: trends.metrics(recent, ended))
+
+    def _newest(self, copy: _Copy) -> trends.Lately:
+        """What episodes came to; read again only when another has ended."""
+        if self._lately[0] != copy.ends:
+            rows = self._parts.reader.newest_episodes(self._id, trends.EPISODES)
+            rows.sort(key=lambda row: row.at)
+            with self._parts.state.lock:
+                run = self._parts.state.runs.get(self._id)
+                results = {
+                    name: {result: tuple(some) for result, some in mode.results.items()}
+                    for name, mode in (run.modes.items() if run else ())
+                }
+            ended = [views.episode(row, None) for row in rows]
+            self._lately = copy.ends, trends.Lately(results, ended)
+        return self._lately[1]
 
     # --- why it failed ---------------------------------------------------------------
 
@@ -258,7 +308,7 @@ class RunScene:
 
     def _moment(self, copy: _Copy) -> Moment:
         shown = hexadecimal(self._source)
-        source = next((one for one in copy.sources if one["source"] == shown), None)
+        source = copy.of(shown)
         present = self._parts.presents.of(self._source) if self._source else None
         if present is not None and present.run != self._id:
             present = None
@@ -338,31 +388,6 @@ class Drawn:
         if last is None or last[0] != mark:
             last = self._last[name] = mark, draw()
         return last[1]
-
-
-class Rates:
-    """Steps per second by mode, over the last ten seconds that were looked at."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, dict[str, int]]] = deque()
-
-    def seen(self, run: Json, now: float) -> dict[str, float]:
-        """The rates, now that the run looks like this; none in one that has ended."""
-        if run["state"] in ENDED:
-            return {}
-        steps = {name: mode["steps"] for name, mode in run["modes"].items()}
-        seen = self._seen
-        if not seen or (steps != seen[-1][1] or now - seen[-1][0] >= 1.0):
-            seen.append((now, steps))
-        while len(seen) > 2 and now - seen[1][0] > RATE_SECONDS:
-            seen.popleft()
-        (first, before), (last, after) = seen[0], seen[-1]
-        if last - first < 1.0:
-            return {}
-        return {
-            name: max(0, number - before.get(name, 0)) / (last - first)
-            for name, number in after.items()
-        }
 
 
 class Moments:

@@ -18,8 +18,11 @@ import jinja2
 from markupsafe import Markup
 
 from exporter.live import strip, words
+from exporter.live.charts import brief
+from exporter.live.eta import NO_MODE, progress
 from exporter.live.evidence import Belief, Chart, parted
 from exporter.live.strip import Standing
+from exporter.live.tracks import Speed
 from exporter.live.tree import tree
 from exporter.verdict import ENDED, STATES
 
@@ -28,11 +31,6 @@ Json = dict[str, Any]
 TOP_SCORES = 12
 RESULT_COLUMNS = 6
 OUTCOMES_SHOWN = 8
-IDLE_GAPS = 10.0
-"""A mode without an end for so many of its usual gaps is not being worked on."""
-IDLE_SECONDS = 5.0
-SETTLED = frozenset({"starting", "stalled", "stopping", *ENDED})
-"""States in which nobody can say when a run will be done."""
 
 TONES = {
     "starting": "idle",
@@ -121,21 +119,6 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a mode is; ``total`` and ``left`` (seconds) are None where not known."""
-
-    unit: str
-    done: int
-    total: int | None
-    left: float | None = None
-
-    @property
-    def shown(self) -> int:
-        """What the bar shows: more than all is all."""
-        return min(self.done, self.total or 0)
-
-
-@dataclass(frozen=True)
 class Bar:
     """One stretch of a bar, in percent of its length."""
 
@@ -161,6 +144,7 @@ def _environment() -> jinja2.Environment:
     made.filters.update(
         about=words.about,
         ago=words.ago,
+        brief=brief,
         clock=words.clock,
         cut=words.cut,
         count=words.count,
@@ -183,6 +167,11 @@ _templates = _environment()
 _run: Any = _templates.get_template("run_parts.html").module
 _strip: Any = _templates.get_template("strip_parts.html").module
 _runs: Any = _templates.get_template("runs_parts.html").module
+
+
+def fragments(template: str) -> Any:
+    """The macros of a template, each to be called with what it shows."""
+    return _templates.get_template(template).module
 
 
 def page(template: str, shown: Shown, **values: Any) -> str:
@@ -222,90 +211,38 @@ def gone(run: str) -> Shown:
     return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run)})
 
 
-def modes(run: Json, rates: Mapping[str, float], now: float) -> Shown:
-    """How far each mode is; ``rates`` are steps per second by mode."""
+def modes(
+    run: Json,
+    rates: Mapping[str, float],
+    now: float,
+    speeds: Mapping[str, Speed] = MappingProxyType({}),
+) -> Shown:
+    """How far each mode is.
+
+    Args:
+        run: as ``views.run_summary`` says it.
+        rates: steps per second now, by mode.
+        now: Unix seconds.
+        speeds: how fast each was in the last ten minutes, where that is known.
+    """
     expected = run["expected"]
     known = [*run["modes"]]
     known += [m for kind in expected.values() for m in kind if m not in run["modes"]]
     rows = {}
     for place, name in enumerate(dict.fromkeys(known)):
-        mode = run["modes"].get(name) or _NO_MODE
+        mode = run["modes"].get(name) or NO_MODE
         rows[f"mode-{place}"] = _run.mode(
             place=place,
             name=name,
             mode=mode,
             epoch=run["epochs"].get(name),
             epochs=expected["epochs"].get(name),
-            progress=progress(run, name, rates.get(name), now),
+            progress=progress(run, name, speeds.get(name, Speed()), now),
             rate=rates.get(name),
             outcomes=outcomes(mode, run["success"]),
             ended=run["state"] in ENDED,
         )
     return Shown({"no-modes": _run.no_modes(not rows)}, {"modes": rows})
-
-
-_NO_MODE: Json = {
-    "steps": 0, "episodes": 0, "started": 0, "lost": 0, "successes": None,
-    "outcomes": {}, "recent_ends": [], "results": {},
-}  # fmt: skip
-
-
-def progress(run: Json, name: str, steps_rate: float | None, now: float) -> Progress:
-    """How far a mode is: in episodes, else steps, else epochs, as the run expects."""
-    mode = run["modes"].get(name) or _NO_MODE
-    episodes, steps, epochs = (
-        run["expected"][kind].get(name) for kind in ("episodes", "steps", "epochs")
-    )
-    if episodes is not None:
-        left = _time_left(run, mode, episodes, now)
-        return Progress("episode", mode["episodes"], episodes, left)
-    if steps is not None:
-        sure = steps_rate and run["state"] not in SETTLED
-        left = max(0, steps - mode["steps"]) / steps_rate if sure else None
-        return Progress("step", mode["steps"], steps, left)
-    if epochs is not None:
-        return Progress("epoch", run["epochs"].get(name, 0), epochs)
-    unit = "episode" if mode["episodes"] or mode["started"] else "step"
-    return Progress(unit, mode[f"{unit}s"], None)
-
-
-def _time_left(run: Json, mode: Json, total: int, now: float) -> float | None:
-    if run["state"] in SETTLED:
-        return None
-    left = episodes_left(mode, total, now)
-    if _takes_turns(run) and 0 < mode["episodes"] < total:
-        return max(left or 0.0, _at_its_usual_pace(run, mode, total, now))
-    return left
-
-
-def episodes_left(mode: Json, total: int, now: float) -> float | None:
-    """Seconds until a mode's last episode, at the rate of its newest ends.
-
-    None where there are too few of them, or where none has come for long: then another
-    mode has its turn, or something is slower than it was.
-    """
-    ends = mode["recent_ends"]
-    if len(ends) < 2 or mode["episodes"] >= total:
-        return None
-    gap: float = (ends[-1] - ends[0]) / (len(ends) - 1)
-    waited: float = max(0.0, now - ends[-1])
-    if gap <= 0 or waited > IDLE_GAPS * gap + IDLE_SECONDS:
-        return None
-    left: float = (total - mode["episodes"]) * gap - min(waited, gap)
-    return max(0.0, left)
-
-
-def _takes_turns(run: Json) -> bool:
-    """Whether several modes have their turns, in one go as far as is known."""
-    used = [mode for mode in run["modes"].values() if mode["episodes"]]
-    return len(used) > 1 and bool(run["attempts"] < 2)
-
-
-def _at_its_usual_pace(run: Json, mode: Json, total: int, now: float) -> float:
-    """Seconds until a mode's last episode if it has its turn as often as so far."""
-    pace: float = (now - run["started"]) / mode["episodes"]
-    left: int = total - mode["episodes"]
-    return left * pace
 
 
 def outcomes(mode: Json, success: Sequence[str]) -> list[Bar]:
@@ -338,7 +275,7 @@ def _folded(bars: list[Bar]) -> list[Bar]:
 
 
 def outcome_tone(name: str, success: Sequence[str]) -> str:
-    """The colour of an outcome; empty for one that is neither good nor bad."""
+    """The colour of an outcome; empty where it is neither good nor bad."""
     if name in success:
         return "good"
     return {"error": "bad", "lost": "warn"}.get(name, "")
@@ -596,6 +533,7 @@ def _brief(run: Json, name: str, now: float) -> Json:
     return {
         "name": name,
         "mode": mode,
-        "progress": progress(run, name, None, now),
+        "progress": progress(run, name, Speed(), now),
+        "rate": run["rates"].get(name),
         "outcomes": outcomes(mode, run["success"]),
     }

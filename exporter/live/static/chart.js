@@ -40,7 +40,7 @@
       this.lines = [];
       this.range = null; // what is shown: null follows, "all" is all, else [from, to]
       this.cursor = null; // the place that is read
-      this.plot = svg("svg", { tabindex: 0, role: "slider", "aria-label": box.dataset.name });
+      this.plot = svg("svg", { tabindex: 0, role: "slider", "aria-label": box.dataset.name, "aria-valuenow": 0 });
       this.tip = html("div", { className: "tip", hidden: true });
       const button = (text, title, act) => html("button", { type: "button", textContent: text, title, onclick: act });
       this.follow = button("Follow", "Follow the newest steps", () => this.show(null));

@@ -116,6 +116,7 @@
     each(lists, patchList);
     each(charts, window.drawChart);
     colourIcon();
+    tell();
   }
 
   // The tab's icon has the colour of the verdict.
@@ -125,9 +126,41 @@
     if (!icon.href.endsWith(name)) icon.href = icon.href.replace(/[^/]*$/, name);
   }
 
+  // --- notifications ----------------------------------------------------------------
+
+  const WORTH = ["completed", "failed", "stopped", "stalled", "lost"];
+  const states = new Map(); // by run, as this page has seen them
+  const bell = document.getElementById("tell");
+  const wanted = () => window.Notification && Notification.permission === "granted" && localStorage.getItem("tell") === "on";
+
+  function tell() {
+    for (const badge of document.querySelectorAll("#verdict .badge, #runs .badge")) {
+      const row = badge.closest(".run, .hero"), state = badge.textContent;
+      const name = row.querySelector("h1, .to").textContent.trim(), run = row.id || name;
+      const before = states.get(run);
+      states.set(run, state);
+      if (!before || before === state || !WORTH.includes(state) || !wanted()) continue;
+      const reason = row.querySelector(".reason");
+      new Notification(`${state}: ${name}`, { body: reason ? reason.textContent : "", tag: run });
+    }
+  }
+
+  function showBell() {
+    bell.hidden = !window.Notification;
+    bell.setAttribute("aria-pressed", wanted());
+    bell.disabled = window.Notification && Notification.permission === "denied";
+    bell.title = bell.disabled ? "This browser does not allow notifications here" : "A notification when a run ends, stalls or is lost, as long as a page is open";
+  }
+
+  bell.onclick = async () => {
+    const on = !wanted() && (await Notification.requestPermission()) === "granted";
+    localStorage.setItem("tell", on ? "on" : "off");
+    showBell();
+  };
+
   // --- the connection ---------------------------------------------------------------
 
-  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0;
+  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false;
 
   // The source that is shown stays the one that is shown, whatever comes back.
   function address() {
@@ -142,6 +175,7 @@
   function connect() {
     clearTimeout(timer);
     const mine = (socket = new WebSocket(address()));
+    behind = false;
     mine.onopen = tellVisible;
     mine.onmessage = (event) => {
       const message = JSON.parse(event.data);
@@ -150,6 +184,7 @@
       if (other || found) return location.reload();
       heard = Date.now();
       wait = FIRST_WAIT;
+      behind = message.behind ?? behind;
       say(true);
       following(() => apply(message));
     };
@@ -164,7 +199,7 @@
 
   function say(live) {
     root.classList.toggle("lost", !live);
-    const text = live ? "live" : "connection lost, trying again";
+    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "live";
     if (connection.textContent !== text) connection.textContent = text;
   }
 
@@ -226,8 +261,22 @@
     within.querySelector("[role=status]").textContent = text ? `${hits} found` : "";
   }
 
+  // The list is filtered while one types; without a script there is a button for it.
+  const filter = document.getElementById("filter");
+  let typed = 0;
+  const refilter = () => {
+    const asked = new URLSearchParams([...new FormData(filter)].filter(([, value]) => value));
+    history.replaceState(null, "", `./${asked.size ? `?${asked}` : ""}`);
+    document.body.dataset.socket = `./live?${asked}`;
+    if (socket) socket.onclose = socket.onmessage = null, socket.close();
+    connect();
+  };
+  if (filter) filter.oninput = () => (clearTimeout(typed), (typed = setTimeout(refilter, 200)));
+
   following(() => localise(document), true);
   colourIcon();
+  showBell();
+  tell();
   if (document.body.dataset.socket) {
     document.addEventListener("visibilitychange", tellVisible);
     setInterval(check, 1000);

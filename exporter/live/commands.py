@@ -1,0 +1,65 @@
+"""The commands of a run on its page: a form to give one, and what became of the others.
+
+Pure, as ``view`` is: values in, fragments out; :func:`copied` alone is called under the
+state's lock. What a command does to a run is nobody's business here: the page's script
+sends the form to the API, which decides.
+"""
+
+from collections.abc import Mapping
+
+from exporter import orders, views
+from exporter.live import view
+from exporter.live.view import Json, Shown
+from exporter.orders import Orders
+from exporter.runs import Run
+from exporter.verdict import ENDED, Rules
+
+LISTED = 10
+SOURCES_FOLDED = 50
+STATES = ("done", "accepted", "delivered", "sent", "failed")
+_parts = view.fragments("commands_parts.html")
+
+
+def copied(run: Run, given: Orders, now: float, rules: Rules) -> Json:
+    """What is said of a run's commands; the newest first."""
+    found = given.of(run.id)
+    there = orders.live(run)
+    return {
+        "takes": orders.taken(there),
+        "known": any(one.sample is not None for one in there),
+        "given": views.commands(run, found[-LISTED:], now, rules, most=SOURCES_FOLDED)[
+            ::-1
+        ],
+        "more": max(0, len(found) - LISTED),
+    }
+
+
+def form(run: Json, source: Json | None) -> Shown:
+    """The form for a command; ``source`` is the one whose moment is shown."""
+    said = run["commands"]
+    if run["state"] in ENDED:
+        return Shown({"order": _parts.nothing()})
+    if not said["takes"]:
+        hint = _parts.takes_none if said["known"] else _parts.nothing
+        return Shown({"order": hint()})
+    several = run["sources"]["live"] > 1
+    alone = source if several and source and source["commands"] else None
+    return Shown({"order": _parts.form(run["run"], said["takes"], alone)})
+
+
+def given(run: Json) -> Shown:
+    """What people told the run to do, and what came of it."""
+    said = run["commands"]
+    rows = {
+        f"order-{one['id']}": _parts.row(one, far(one["states"]))
+        for one in said["given"]
+    }
+    more = _parts.more(run["run"], said["more"])
+    return Shown({"orders-more": more}, {"orders": rows})
+
+
+def far(states: Mapping[str, int]) -> list[tuple[str, int]]:
+    """How many sources are how far, the furthest first."""
+    known = [state for state in STATES if state in states]
+    others = sorted(set(states) - set(known))  # of newer hooks
+    return [(state, states[state]) for state in (*known, *others)]

@@ -1,0 +1,116 @@
+"""How a run went lately, on its page in a real browser: pace, charts, metrics."""
+
+import re
+from typing import Any, Callable, List
+
+from tests.support import Exporter, Pythons, eventually
+from tests.test_live_page import opened, same_document, shows, text_of
+
+PACED = """
+    import time
+    import experiment_hooks as eh
+
+    due = time.monotonic()
+    with eh.open_run("paced", run_id="paced", success={"good"},
+                     expected_steps={"train": 1_000_000}) as run:
+        loss = run.gauge("loss", help="How wrong it is.")
+        points = run.counter("points", labels=["side"])
+        took = run.histogram("thinking_seconds", buckets=[0.1, 1.0])
+        for number in range(100_000):
+            with run.episode(mode="train") as ep:
+                for step in range(50):
+                    due += 0.02
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    ep.step()
+                    loss.set(1.0 / (1.0 + number))
+                    points.labels(side="left").inc(2)
+                    took.observe(0.25)
+                ep.finish(outcome=("good", "bad")[number % 2],
+                          results={"return": float(number)})
+"""
+
+
+def test_steps_per_second_are_right_from_the_first_moment_of_a_page(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium_page: Any
+) -> None:
+    exporter = exporter_process()
+    run_python.start(PACED, env=exporter.env)
+    page = chromium_page
+    opened(page, exporter.web)
+    # Nobody looks at the run itself yet, so its samples come once a second.
+    shows(page, "#runs", "steps/s", 20)
+    page.goto(f"{exporter.web}/runs/paced")
+    seen: List[str] = page.evaluate(
+        """() => new Promise(done => {
+            const seen = [document.getElementById("modes").textContent];
+            const look = () => seen.push(document.getElementById("modes").textContent);
+            new MutationObserver(look).observe(document.getElementById("modes"),
+                {subtree: true, childList: true, characterData: true});
+            setTimeout(() => done(seen), 12000);
+        })"""
+    )
+    found = [re.search(r"Steps/s\s*([\d.]+)", text) for text in seen]
+    assert None not in found
+    rates = [float(one[1]) for one in found if one]
+    assert len(rates) > 5  # steps count up meanwhile
+    assert all(48.0 < rate < 52.0 for rate in rates), rates
+    assert "left" in text_of(page, "#modes")
+
+
+def test_a_page_has_small_charts_that_change_calmly(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    chromium_page: Any,
+    console_errors: List[str],
+) -> None:
+    exporter = exporter_process()
+    run_python.start(PACED, env=exporter.env)
+    eventually(lambda: exporter.run("paced"))
+    page = chromium_page
+    opened(page, f"{exporter.web}/runs/paced")
+    shows(page, "#metrics", "thinking_seconds", 20)
+    shows(page, "#metrics", "0.25 0.25")
+    shows(page, "#metrics", "/s now", 20)
+    assert "points" in text_of(page, "#metrics")
+    assert 'side="left"' in text_of(page, "#metrics")
+    shows(page, "#trends", "Steps per second")
+    shows(page, "#trends", "Success 50 %", 20)
+    shows(page, "#trends", "return")
+    line = page.locator("#trends .spark .line").first
+    eventually(lambda: line.evaluate("line => line.getTotalLength()") > 0)
+    # After its first seconds a point comes each 5 s, and nothing is sent in between.
+    eventually(lambda: exporter.run("paced")["modes"]["train"]["steps"] > 600, 30)
+    changes = page.evaluate(
+        """() => new Promise(done => {
+            let changes = 0;
+            new MutationObserver(() => changes++).observe(
+                document.getElementById("metrics"),
+                {subtree: true, childList: true, attributes: true});
+            setTimeout(() => done(changes), 11000);
+        })"""
+    )
+    assert 1 <= changes <= 3
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert same_document(page)
+    assert console_errors == []
+
+
+def test_what_a_run_came_to_lately_is_there_when_it_has_ended(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium_page: Any
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import experiment_hooks as eh
+        with eh.open_run("short", run_id="short", success={"good"}) as run:
+            for number in range(120):
+                with run.episode() as ep:
+                    ep.step()
+                    ep.finish("good" if number % 4 else "bad", {"return": number})
+    """
+    run_python(code, env=exporter.env)
+    opened(chromium_page, f"{exporter.web}/runs/short")
+    shows(chromium_page, "#trends", "Success 75 % of the last 100 episodes")
+    shows(chromium_page, "#trends", "return 119")
+    assert "Steps per second" not in text_of(chromium_page, "#trends")
+    assert not chromium_page.locator("#h-metrics").is_visible()
