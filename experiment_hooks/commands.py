@@ -1,18 +1,22 @@
 """What a run can be told to do, and what it answers.
 
 Owns who takes which command, and what was answered. Commands come on the thread that
-pumps the line, and callbacks, which are the user's, run there: what one raises is an
-answer, and goes no further. A stop is only handed on: the experiment's own threads
-raise it, when they come to the boundary that it names.
+pumps the line. Callbacks, which are the user's, may take as long as they like: they run
+one after the other on a thread that is there while there are some, or, with
+``thread=False``, in the hook call that pumps. What one raises is an answer, and goes no
+further. A stop is only handed on: the experiment's own threads raise it, when they come
+to the boundary that it names. What is known of commands is changed under the recorder's
+lock, which no callback holds.
 
-A command is ``delivered`` when it has come, which is sent before anything is done: a
-callback may take long. A stop's callback runs then, and only afterwards it is
-``accepted``, so what a callback saves is there before anybody sees
-that the run is stopping; it is ``done`` when it is raised. Any other command is
-``accepted`` and then ``done`` by its callback. What cannot be done is ``failed``.
+A command is ``delivered`` when it has come, which is sent before anything is done. A
+stop's callback runs then, and only afterwards it is ``accepted``, so what a callback
+saves is there before anybody sees that the run is stopping; it is ``done`` when it is
+raised. Any other command is ``accepted`` and then ``done`` by its callback. What cannot
+be done is ``failed``.
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
@@ -51,6 +55,7 @@ class Commands:
         self._since = time.monotonic()
         self._answers: Dict[str, Tuple[str, str]] = {}
         self._waiting: Deque[wire.Command] = deque()  # delivered, and to be done
+        self._worker: Optional[threading.Thread] = None  # the one that does them
         self._asked: List[wire.Command] = []  # stops that are to be raised
         self._early: Optional[wire.Command] = None
 
@@ -68,10 +73,12 @@ class Commands:
 
     def allow_stop(self) -> None:
         """From now on the run can be stopped."""
-        self._stoppable = True
-        early, self._early = self._early, None
+        with self._recorder.lock:
+            self._stoppable = True
+            early, self._early = self._early, None
+            if early is not None:
+                self._waiting.append(early)
         if early is not None:
-            self._waiting.append(early)
             self._recorder.wake()
 
     def came(self, command: wire.Command) -> None:
@@ -79,32 +86,45 @@ class Commands:
 
         One that came before is answered with the same words, and not done again.
         """
-        known = self._answers.get(command.id)
-        if self._closed:
-            return
-        if known is not None:
-            self._say(command.id, *known)
-        elif self._takes(command.name):
-            self._answer(command, "delivered")
-            self._waiting.append(command)
-        elif command.name == STOP and time.monotonic() - self._since < EARLY:
-            self._answer(command, "delivered")
-            self._early = command
-        else:
-            self._refuse(command)
+        with self._recorder.lock:
+            known = self._answers.get(command.id)
+            if self._closed:
+                return
+            if known is not None:
+                self._say(command.id, *known)
+            elif self._takes(command.name):
+                self._answer(command, "delivered")
+                self._waiting.append(command)
+            elif command.name == STOP and time.monotonic() - self._since < EARLY:
+                self._answer(command, "delivered")
+                self._early = command
+            else:
+                self._refuse(command)
 
     def work(self) -> None:
         """Do what came; called by whoever pumps, once its answers are on their way."""
-        while self._waiting and not self._closed:
-            self._do(self._waiting.popleft())
+        if self._recorder.inline:
+            self._work_off()
+        elif self._waiting and not (self._worker and self._worker.is_alive()):
+            self._worker = threading.Thread(
+                target=self._work_off, name="episight-commands", daemon=True
+            )
+            with signals.as_before():  # what it calls may start a process
+                self._worker.start()
 
     def close(self) -> None:
-        """The run is closed: nothing is stopped any more, nor said to be done."""
-        self._closed = True
-        if self._early is not None:
-            self._refuse(self._early)
-        for command in self._no_longer_asked():
-            self._answer(command, "failed", "the run ended before it came to that")
+        """The run is closed: nothing is stopped any more, nor said to be done.
+
+        A callback that runs is left alone, and so is what was said of its command.
+        """
+        with self._recorder.lock:
+            self._closed = True
+            if self._early is not None:
+                self._refuse(self._early)
+            left = [*self._waiting, *self._no_longer_asked()]
+            self._waiting.clear()
+            for command in left:
+                self._answer(command, "failed", "the run ended before it came to that")
 
     def forked(self) -> None:
         """In a forked child: what the parent was told is no business of its own."""
@@ -126,32 +146,46 @@ class Commands:
             names.add(STOP)
         return tuple(sorted(names))
 
-    def _do(self, command: wire.Command) -> None:
-        stops = command.name == STOP
-        if not stops:
-            self._answer(command, "accepted")
-        callback = self._callbacks.get(command.name)
-        if callback is not None and not self._called(callback, command):
-            return
-        if self._closed:  # by the callback, say
-            return
-        if not stops:
-            self._answer(command, "done")
-            return
-        self._answer(command, "accepted")
-        with self._recorder.lock:
-            self._asked.append(command)
-        self._recorder.ask_stop(command)
+    def _work_off(self) -> None:
+        # What comes when it has just ended waits until the line is pumped again.
+        while True:
+            command = self._next()
+            if command is None:
+                return
+            self._do(command)
 
-    def _called(self, callback: Callable[..., Any], command: wire.Command) -> bool:
+    def _next(self) -> Optional[wire.Command]:
+        with self._recorder.lock:
+            if not self._waiting:
+                return None
+            command = self._waiting.popleft()
+            if command.name != STOP:
+                self._answer(command, "accepted")
+        return command
+
+    def _do(self, command: wire.Command) -> None:
+        callback = self._callbacks.get(command.name)
+        trouble = self._call(callback, command) if callback is not None else ""
+        with self._recorder.lock:
+            if self._closed:  # by the callback, say
+                return
+            if trouble:
+                self._answer(command, "failed", trouble)
+            elif command.name == STOP:
+                self._answer(command, "accepted")
+                self._asked.append(command)
+                self._recorder.ask_stop(command)
+            else:
+                self._answer(command, "done")
+
+    def _call(self, callback: Callable[..., Any], command: wire.Command) -> str:
+        """What went wrong; empty: nothing."""
         try:
-            with signals.as_before():  # it may start a process
-                callback(command)
+            callback(command)
         except (Exception, SystemExit) as error:
             logger.warning("episight: %s failed", command.name, exc_info=True)
-            self._answer(command, "failed", f"{type(error).__name__}: {error}")
-            return False
-        return True
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _raised(self) -> None:
         """A stop is raised, now: so is every one that was asked for before."""
@@ -168,10 +202,11 @@ class Commands:
 
     def _answer(self, command: wire.Command, state: str, detail: str = "") -> None:
         detail = plain.text(detail, 500)
-        self._answers.pop(command.id, None)  # the newest is the last
-        self._answers[command.id] = state, detail
-        while len(self._answers) > MAX_REMEMBERED:
-            del self._answers[next(iter(self._answers))]
+        with self._recorder.lock:
+            self._answers.pop(command.id, None)  # the newest is the last
+            self._answers[command.id] = state, detail
+            while len(self._answers) > MAX_REMEMBERED:
+                del self._answers[next(iter(self._answers))]
         self._say(command.id, state, detail)
 
     def _say(self, command: str, state: str, detail: str) -> None:

@@ -19,7 +19,7 @@ STOP = wire.Command("c-1", "stop", "step", "late", "ann")
 
 @pytest.fixture
 def source() -> Recorder:
-    return Recorder("run")
+    return Recorder("run", inline=True)  # what is to be done is done in work()
 
 
 def said(source: Recorder) -> List[Tuple[str, str]]:
@@ -112,6 +112,16 @@ def test_a_stop_that_the_run_does_not_come_to_has_failed(source: Recorder) -> No
         "failed",
         "the run ended before it came to that",
     )
+
+
+def test_a_command_whose_turn_does_not_come_has_failed(source: Recorder) -> None:
+    found = Commands(source, stoppable=False)
+    found.take("save", lambda command: found.close())
+    for number in (1, 2):
+        found.came(wire.Command(f"c-{number}", "save"))
+    said(source)
+    found.work()
+    assert said(source) == [("c-1", "accepted"), ("c-2", "failed")]
 
 
 # --- once -----------------------------------------------------------------------------
@@ -271,6 +281,34 @@ def test_a_stop_that_is_raised_in_many_threads_is_done_once(
     run.close()
     assert len(stopped) == 8
     assert answers(listener) == ["delivered", "accepted", "done"]
+
+
+def test_a_callback_that_hangs_holds_up_neither_the_run_nor_its_end(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "TICK", 0.05)
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(command: wire.Command) -> None:
+        begun.set()
+        over.wait(60)
+
+    run = eh.open_run("mug")
+    run.on_command("save", hang)
+    listener.wait_for(listener.sample, what="a sample")
+    listener.command("save")
+    assert begun.wait(20)
+    try:
+        with run.episode() as ep:
+            ep.step()
+        listener.wait_for(lambda: listener.records(wire.EpisodeEnded))
+        before = listener.sample()
+        listener.wait_for(lambda: listener.sample() != before, what="a later sample")
+        run.close()
+        assert listener.records(wire.SourceClosed)
+    finally:
+        over.set()
+    assert answers(listener) == ["delivered", "accepted"]
 
 
 def test_a_run_tells_its_commands_while_it_goes_on(
