@@ -59,6 +59,15 @@ def test_a_run_that_has_ended_takes_none(world: World) -> None:
     assert text(world, "order") == ""
 
 
+def test_a_run_can_be_deleted_when_all_of_it_has_ended(world: World) -> None:
+    world.open(B)
+    world.record(wire.SourceClosed, B, ending="completed")
+    world.record(wire.RunClosed, ending="completed")
+    assert text(world, "order") == "", "one of its processes goes on"
+    world.record(wire.SourceClosed, A, ending="completed")
+    assert "Delete this run…" in text(world, "order")
+
+
 def test_one_process_is_offered_where_there_are_several(world: World) -> None:
     takes(world, A, "stop")
     assert "the whole run" not in text(world, "order")
@@ -81,7 +90,7 @@ def test_what_was_given_is_shown_at_once_and_how_far_each_source_is(
     (row,) = look(scene).lists["orders"].values()
     found = said(type(look(scene))({"row": row}))
     assert "2 done 1 accepted" in found
-    assert "by ann : why · whoever starts later is told, too" in found
+    assert "by ann: why · whoever starts later is told, too" in found
     assert "done a:1 accepted b:1 done c:1" in found
 
 
