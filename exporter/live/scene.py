@@ -139,6 +139,11 @@ class RunScene:
                 (copy.mark, whole),
                 lambda: view.head({**run, "error": error}, whole),
             )
+            | draw(
+                "under-way",
+                (copy.mark, whole),
+                lambda: view.under_way(run, rates),
+            )
             | draw("last-seen", (seen,), lambda: view.last_seen(self._id, seen))
             | draw(
                 "modes",
@@ -163,7 +168,7 @@ class RunScene:
                 (copy.mark, shown),
                 lambda: view.sources(run, copy.sources, copy.more_sources, shown),
             )
-            | draw("about", (copy.opened,), lambda: view.about(run))
+            | draw("about", (copy.opened, run["hosts"]), lambda: view.about(run))
             | draw(
                 "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
             )
@@ -201,6 +206,8 @@ class RunScene:
                 "facts": opened.facts,
                 "info": opened.info,
                 "launch": opened.launch,
+                "hosts": views.hosts(run),
+                "open_modes": views.open_modes(run),
                 "dropped": views.dropped(run),
                 "commands": commands.copied(
                     run, self._parts.orders, now, self._parts.rules
