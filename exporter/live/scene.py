@@ -258,7 +258,7 @@ class RunScene:
     def _newest(self, copy: _Copy) -> trends.Lately:
         """What episodes came to; read again only when another has ended."""
         if self._lately[0] != copy.ends:
-            rows = self._parts.reader.newest_episodes(self._id, trends.EPISODES)
+            rows = self._parts.reader.newest_episodes(self._id, trends.LOOKED_AT)
             rows.sort(key=lambda row: row.at)
             with self._parts.state.lock:
                 run = self._parts.state.runs.get(self._id)
