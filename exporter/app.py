@@ -30,6 +30,7 @@ from exporter.journal import Journal
 from exporter.keys import Keyring, KeysError
 from exporter.live import pages
 from exporter.live.hub import Hub
+from exporter.live.looks import Looks
 from exporter.live.recent import Recent
 from exporter.losses import Losses
 from exporter.metrics import Budget, RunMetrics
@@ -181,6 +182,7 @@ class App:
             ingest=ingest,
             losses=losses,
             addresses=(self.page, self.ingest),
+            looks=Looks(settings.live.views, hub.changed),
         )
         # Answers from now on, that it is not ready: reading the journal takes a while,
         # and minutes where it is damaged.

@@ -102,10 +102,56 @@ class Traces:
 
 
 @dataclass(frozen=True)
+class ViewSettings:
+    """A view of the user's own.
+
+    Attributes:
+        name: what it is called.
+        match: a glob on an experiment's name, or on its tag ``kind``.
+        templates: a folder of templates that come before ours.
+        target: a class, as ``module.Class``; see ``exporter.live.custom``.
+        options: what it is made with.
+    """
+
+    name: str
+    match: str = "*"
+    templates: str = ""
+    target: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, values: Any) -> "ViewSettings":
+        """One view; raises SettingsError."""
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"live.views.{name}: give live.views.{name}.match=...")
+        given = dict(values)
+        known = [given.pop(key, None) for key in ("match", "templates", "_target_")]
+        match, templates, target = ("" if one is None else str(one) for one in known)
+        if not templates and not target:
+            raise SettingsError(
+                f"live.views.{name} changes nothing: name a folder of templates, or a "
+                "class by _target_"
+            )
+        if given and not target:
+            raise SettingsError(
+                f"unknown setting live.views.{name}.{next(iter(given))}: there are "
+                "match, templates and _target_"
+            )
+        if target and not re.fullmatch(r"\w+(\.\w+)+", target):
+            raise SettingsError(
+                f"live.views.{name}._target_={target!r} is no class: give module.Class"
+            )
+        return cls(name, match or "*", templates, target, tuple(given.items()))
+
+
+@dataclass(frozen=True)
 class Live:
-    """The live page: a template of a trace's address, with ``{trace_id}`` in it."""
+    """The live page: a template of a trace's address, with ``{trace_id}`` in it, and
+    views of the user's own, the first that fits a run draws it.
+    """
 
     trace_url: str = ""
+    views: tuple[ViewSettings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,13 +323,22 @@ def _group(group: str, kind: Any, values: Mapping[str, Any]) -> Any:
             raise SettingsError(f"unknown setting {group}.{name}")
         try:
             made[name] = _value(types[name], value)
-        except (KeyError, TypeError, ValueError):
+        except SettingsError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError):
             kind_name = _KINDS.get(types[name]) or types[name].__name__
             raise SettingsError(f"{group}.{name}={value!r} is no {kind_name}") from None
     return kind(**made)
 
 
-_KINDS: dict[Any, str] = {tuple[str, ...]: "list of names", int | None: "int"}
+_KINDS: dict[Any, str] = {
+    tuple[str, ...]: "list of names",
+    tuple[ViewSettings, ...]: "set of views",
+    int | None: "int",
+}
+
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
 def _value(kind: Any, value: Any) -> Any:
@@ -293,12 +348,10 @@ def _value(kind: Any, value: Any) -> Any:
         return None if value in (None, "") else _value(int, value)
     if kind == tuple[str, ...]:
         return _names(value)
+    if kind == tuple[ViewSettings, ...]:
+        return tuple(ViewSettings.of(name, one) for name, one in (value or {}).items())
     if kind is bool:
-        if isinstance(value, bool):
-            return value
-        return {"true": True, "1": True, "false": False, "0": False, "": False}[
-            str(value).lower()
-        ]
+        return _TRUTH[str(value).lower()]
     number = kind(value)
     if not number >= 0:
         raise ValueError(value)

@@ -18,7 +18,9 @@ from experiment_hooks import wire
 from exporter import lastseen, reader
 from exporter.journal import Batch, Kept
 from exporter.live import episodes
+from exporter.live.recent import Recent
 from exporter.live.scene import Parts
+from exporter.orders import Orders
 from exporter.present import Presents
 from tests.making import NOON, Teller
 from tests.test_view import HOSTILE, Document
@@ -34,7 +36,13 @@ class Bench(WriterBench):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         parts = Parts(
-            self.state, Presents(), self.reader, RULES, "http://t/{trace_id}?x=1"
+            self.state,
+            Presents(),
+            self.reader,
+            RULES,
+            "http://t/{trace_id}?x=1",
+            Recent(self.state, RULES),
+            Orders(self.state, RULES),
         )
         app = flask.Flask("exporter.live")
         episodes.add(app, parts, lambda: self.now)

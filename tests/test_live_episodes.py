@@ -159,7 +159,7 @@ def test_an_open_episode_is_found_from_the_run_and_leads_back_to_it(
     shows(page, "h1", "train episode 120")
     assert "open" in text_of(page, ".title .badge")
     assert "Target spoon" in text_of(page, ".facts")
-    page.locator(".facts a[href*='source=']").click()
+    page.get_by_role("link", name="Watch it live").click()
     shows(page, "#where", "spoon")
 
 

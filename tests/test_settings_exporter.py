@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from exporter.settings import Settings, SettingsError
+from exporter.settings import Settings, SettingsError, ViewSettings
 from tests.support import ROOT, clean_environment, free_port
 
 CONF = ROOT / "conf"
@@ -88,7 +88,37 @@ def other(key: str, value: Any) -> str:
     return "7" if value is None or isinstance(value, (int, float)) else "elsewhere"
 
 
-@pytest.mark.parametrize("key", sorted(in_code()))
+VIEWS = "{arm: {match: 'reach*', templates: /t, _target_: mine.Arm, links: 2}}"
+
+
+def test_views_of_ones_own_come_by_the_command_line_and_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = (("links", 2),)
+    expected = (ViewSettings("arm", "reach*", "/t", "mine.Arm", options),)
+    assert composed(f"live.views={VIEWS}").live.views == expected
+    monkeypatch.setenv("EPISIGHT_LIVE_VIEWS", VIEWS)
+    assert composed().live.views == expected
+    other = composed("live.views={all: {templates: /u}}").live.views
+    assert other == (ViewSettings("all", "*", "/u"),)
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ("reach", "give live.views.arm.match"),
+        ({"match": "a*"}, "live.views.arm changes nothing"),
+        ({"templates": "/t", "matches": "a"}, "unknown setting live.views.arm.matches"),
+        ({"_target_": "Arm"}, "give module.Class"),
+        ({"_target_": "a b.Arm"}, "give module.Class"),
+    ],
+)
+def test_a_view_that_cannot_be_is_told(view: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        Settings.of({"live": {"views": {"arm": view}}})
+
+
+@pytest.mark.parametrize("key", sorted(in_code().keys() - {"live.views"}))
 def test_each_can_be_set_by_the_command_line_and_by_an_environment_variable(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,9 +10,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter.live import commands, trends, view, words
+from exporter.live.aside import Drawing
+from exporter.live.looks import OURS
 from exporter.live.strip import Standing
 from exporter.live.tracks import Curve, Seen, Series, Speed
 from exporter.live.tree import MAX_ROWS, same, tree
@@ -707,6 +710,7 @@ def hostile_page() -> List[view.Shown]:
         trends.metrics(seen, False),
         view.moment(moment, NOW),
         view.sources_strip([standing], "", NOW),
+        view.own(OURS, Drawing({HOSTILE: Markup("{{7*7}}")}, HOSTILE)),
         view.episodes(HOSTILE, {1: episode}, (HOSTILE,), "http://t/{trace_id}"),
         view.last_seen(HOSTILE, last_seen),
         view.log({1: line}, "http://t/{trace_id}", {}),
@@ -742,10 +746,9 @@ def test_a_document_is_escaped_too() -> None:
 
 
 def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() -> None:
-    loader = view._templates.loader
-    assert loader is not None
-    for name in loader.list_templates():
-        source = loader.get_source(view._templates, name)[0]
+    assert "run.html" in OURS.templates()
+    for name in OURS.templates():
+        source = OURS.source(name)
         assert "|safe" not in source.replace(" ", "")
         assert "autoescape" not in source
         assert "style=" not in source

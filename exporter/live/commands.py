@@ -9,7 +9,7 @@ to the API, which decides.
 from collections.abc import Mapping
 
 from exporter import orders, views
-from exporter.live import view
+from exporter.live.looks import Fragments
 from exporter.live.view import Json, Shown
 from exporter.orders import Orders
 from exporter.runs import Run
@@ -18,7 +18,7 @@ from exporter.verdict import ENDED, Rules, deletable
 LISTED = 10
 SOURCES_FOLDED = 50
 STATES = ("done", "accepted", "delivered", "sent", "failed")
-_parts = view.fragments("commands_parts.html")
+_parts = Fragments("commands_parts.html")
 
 
 def copied(run: Run, given: Orders, now: float, rules: Rules) -> Json:

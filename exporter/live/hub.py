@@ -17,6 +17,7 @@ from typing import Protocol
 
 from markupsafe import Markup
 
+from exporter.live import looks
 from exporter.live.evidence import Chart, Point
 from exporter.live.recent import Recent
 from exporter.live.scene import Parts, Scene
@@ -417,6 +418,7 @@ class Hub:
     # --- the thread ------------------------------------------------------------------
 
     def _serve(self) -> None:
+        looks.warm()
         while not self._closed.is_set():
             since = time.monotonic()
             rooms = self._sweep()

@@ -24,6 +24,7 @@ from exporter.ingest import Ingest
 from exporter.live import episodes, pictures, view
 from exporter.live.hub import GoneError, Hub, Subject
 from exporter.live.listing import ListScene, Query
+from exporter.live.looks import Look, Looks
 from exporter.live.scene import RunScene
 from exporter.losses import Losses
 from exporter.present import Picture
@@ -51,6 +52,7 @@ def add(
     ingest: Ingest,
     losses: Losses,
     addresses: tuple[str, str],
+    looks: Looks,
 ) -> None:
     """Add the routes.
 
@@ -60,8 +62,9 @@ def add(
         ingest: knows the connections that were refused.
         losses: knows what could not be used.
         addresses: where the page is, and where sources connect to.
+        looks: how runs are drawn.
     """
-    pages = Pages(hub, ingest, losses, addresses)
+    pages = Pages(hub, ingest, losses, addresses, looks)
     app.config["SOCK_SERVER_OPTIONS"] = {
         "ping_interval": PING_SECONDS,
         "max_message_size": MAX_HEARD,
@@ -88,8 +91,10 @@ class Pages:
         ingest: Ingest,
         losses: Losses,
         addresses: tuple[str, str],
+        looks: Looks,
     ) -> None:
         self._hub = hub
+        self._looks = looks
         self._ingest = ingest
         self._found = losses
         self._addresses = (("Page", addresses[0]), ("Sources", addresses[1]))
@@ -120,7 +125,10 @@ class Pages:
         values["socket"] = f"./{quote(run, safe='')}/live"
         if not known:
             return view.page("missing.html", view.Shown(), **values), 404
-        return view.page("run.html", self._hub.shown(self._run(run)), **values)
+        look = self._look(run, fresh=True)
+        shown = self._hub.shown(self._run(run))
+        with look.in_use():
+            return view.page("run.html", shown, **values)
 
     def image(self, run: str, source: str, name: str) -> flask.Response:
         """The newest image of a name that a source of the run has sent."""
@@ -192,11 +200,19 @@ class Pages:
 
     def _run(self, run: str) -> Subject:
         source = _source(flask.request.args.get("source", ""))
+        look = self._look(run)
         return Subject(
-            key=(run, source),
-            scene=lambda: RunScene(run, source, self._hub.parts),
+            key=(run, source, look),
+            scene=lambda: RunScene(run, source, self._hub.parts, look),
             run=run,
         )
+
+    def _look(self, run: str, *, fresh: bool = False) -> Look:
+        with self._hub.parts.state.lock:
+            known = self._hub.parts.state.runs.get(run)
+            name = known.experiment if known else ""
+            tags = known.opened.tags if known and known.opened else {}
+        return self._looks.of(name, tags.get("kind"), fresh=fresh)
 
     def _refused(self) -> list[view.Refused]:
         return [

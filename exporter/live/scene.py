@@ -16,8 +16,10 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import commands, pictures, strip, trends, view
+from exporter.live import commands, custom, pictures, strip, trends, view
+from exporter.live.aside import Drawing
 from exporter.live.evidence import Evidence
+from exporter.live.looks import OURS, Look
 from exporter.live.recent import Recent
 from exporter.live.strip import Standing, Strip
 from exporter.live.tracks import Seen
@@ -32,6 +34,7 @@ from exporter.verdict import ENDED, Rules
 LOG_LINES = 200
 EPISODES = 20
 SOURCES_LISTED = 100
+STATE, RUN_STATE = "State", "Run state"
 REST = 20.0
 """A copy of the state that took t seconds is not made again for so many times t."""
 
@@ -99,10 +102,14 @@ class RunScene:
         source: whose moment is shown; None: the one whose open episode is oldest when
             there first is something to be seen, and from then on always that one.
         parts: where to look.
+        look: how it is drawn.
     """
 
-    def __init__(self, run: str, source: bytes | None, parts: Parts) -> None:
+    def __init__(
+        self, run: str, source: bytes | None, parts: Parts, look: Look = OURS
+    ) -> None:
         self._id = run
+        self._look = look
         self._parts = parts
         self._source = source
         self._asked = self._settled = source is not None
@@ -116,12 +123,15 @@ class RunScene:
         self._moments = Moments()
         self._evidence = Evidence()
         self._strip = Strip()
+        self._asked_for: object = None
 
     def look(self, now: float) -> Shown:
         """What the page shows now."""
         copy = self._refreshed(now)
-        if copy is None:
-            return view.gone(self._id)
+        with self._look.in_use():
+            return view.gone(self._id) if copy is None else self._draw(copy, now)
+
+    def _draw(self, copy: _Copy, now: float) -> Shown:
         whole = float(int(now))  # ages change once a second
         run, draw, url = copy.run, self._drawn, self._parts.trace_url
         if not self._settled:
@@ -173,7 +183,20 @@ class RunScene:
                 "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
             )
             | draw("orders", (copy.mark,), lambda: commands.given(run))
+            | self._own(copy, moment, now)
         )
+
+    def _own(self, copy: _Copy, moment: Moment, now: float) -> Shown:
+        """What a view of the user's own makes of it, as soon as it has drawn that."""
+        aside, drawing = self._look.aside, Drawing()
+        if aside is not None and self._asked_for != (copy.mark, moment):
+            self._asked_for = (copy.mark, moment)
+            present = self._parts.presents.of(self._source) if self._source else None
+            aside.ask(id(self), _to_be_seen(copy.run, moment, present, now))
+        if aside is not None:
+            drawing = aside.newest(id(self))
+        mark = (drawing, *self._look.mistakes)
+        return self._drawn("own", mark, lambda: view.own(self._look, drawing))
 
     # --- the copy --------------------------------------------------------------------
 
@@ -397,6 +420,31 @@ class Drawn:
         return last[1]
 
 
+def _to_be_seen(
+    run: Json, moment: Moment, present: Present | None, now: float
+) -> custom.Seen:
+    values = {one.name: one.value for one in moment.values}
+    found = present.pictures.values() if present is not None else ()
+    return custom.Seen(
+        run=run,
+        source=moment.source,
+        episode=moment.episode,
+        step=moment.step,
+        state=values.get(STATE),
+        run_state=values.get(RUN_STATE),
+        scores=moment.scores,
+        streams={one.name: one.value for one in moment.streams},
+        images={
+            one.image.name: custom.SeenImage(
+                one.image.shape, one.image.dtype, one.image.stride, one.data
+            )
+            for one in found
+        },
+        at=moment.at,
+        now=now,
+    )
+
+
 class Moments:
     """Turns a source's present into a moment to show, beside the one before."""
 
@@ -455,7 +503,7 @@ class Moments:
     ) -> tuple[tuple[ShownValue, ...], tuple[ShownValue, ...]]:
         known, self._values = self._values, {}  # what has gone is forgotten
         states = []
-        for of_step, name in ((True, "State"), (False, "Run state")):
+        for of_step, name in ((True, STATE), (False, RUN_STATE)):
             moment = present.moments.get(of_step)
             if moment is not None and moment.state:
                 at = present.seen.get(of_step, present.received)

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from exporter.live import charts, words
 from exporter.live.charts import Spark, brief
+from exporter.live.looks import Fragments
 from exporter.live.tracks import Curve, Seen, Series, Speed
-from exporter.live.view import Json, Shown, fragments, outcome_tone
+from exporter.live.view import Json, Shown, outcome_tone
 
 EPISODES, LOOKED_AT = 100, 500
 """The newest of a mode that are shown, among so many of the run: modes take turns."""
@@ -23,7 +24,7 @@ RESULTS = 6
 OPEN_METRICS = 24
 """Metrics beyond so many are in a fold."""
 
-_parts = fragments("charts_parts.html")
+_parts = Fragments("charts_parts.html")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a page shows, as HTML: a pure function of plain values and of the time.
 
-No clock, no I/O, no state: the templates beside this module are read once, at import;
-afterwards values go in and fragments come out. All that an experiment said is escaped,
+No clock, no I/O, no state: values go in and fragments come out, of the templates of the
+look that is in use (see ``looks``). All that an experiment said is escaped,
 by jinja's autoescape or by ``tree``. A page is made of fragments, each small and with
 an id of its own, so that only those that differ need to be sent.
 """
@@ -11,20 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 from zlib import crc32
 
-import jinja2
 from markupsafe import Markup
 
-from exporter.live import strip, words
-from exporter.live.charts import brief
+from exporter.live import looks, strip, words
+from exporter.live.aside import Drawing
+from exporter.live.custom import REPLACED
 from exporter.live.eta import NO_MODE, progress
 from exporter.live.evidence import Belief, Chart, parted
+from exporter.live.looks import Fragments, Look
 from exporter.live.strip import Standing
 from exporter.live.tracks import Speed
-from exporter.live.tree import tree
-from exporter.verdict import ENDED, STATES
+from exporter.verdict import ENDED
 
 Json = dict[str, Any]
 
@@ -34,18 +33,6 @@ OUTCOMES_SHOWN = 8
 MODES_SHOWN = 6
 HOSTS_SHOWN = 8
 COMMAND_SHOWN = 4000
-
-TONES = {
-    "starting": "idle",
-    "running": "live",
-    "stalled": "warn",
-    "stopping": "warn",
-    "completed": "done",
-    "failed": "bad",
-    "stopped": "idle",
-    "lost": "bad",
-}
-"""The colour of each verdict, of its badge and of the tab's icon."""
 
 
 @dataclass(frozen=True)
@@ -133,55 +120,30 @@ class Bar:
     colour: int | None = None
 
 
-# --- the templates ------------------------------------------------------------------
-
-
-def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("exporter.live"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(
-        about=words.about,
-        ago=words.ago,
-        brief=brief,
-        clock=words.clock,
-        cut=words.cut,
-        count=words.count,
-        date=words.date,
-        duration=words.duration,
-        iso=words.iso,
-        plural=words.plural,
-        rank=words.rank,
-        rate=words.rate,
-        real=words.real,
-        share=words.share,
-        span=words.span,
-        url=lambda text: quote(str(text), safe=""),
-    )
-    made.globals.update(tree=tree, ENDED=ENDED, STATES=STATES, TONES=TONES)
-    return made
-
-
-_templates = _environment()
-_run: Any = _templates.get_template("run_parts.html").module
-_strip: Any = _templates.get_template("strip_parts.html").module
-_runs: Any = _templates.get_template("runs_parts.html").module
-
-
-def fragments(template: str) -> Any:
-    """The macros of a template, each to be called with what it shows."""
-    return _templates.get_template(template).module
+_run = Fragments("run_parts.html")
+_strip = Fragments("strip_parts.html")
+_runs = Fragments("runs_parts.html")
+_own = Fragments("own_parts.html")
 
 
 def page(template: str, shown: Shown, **values: Any) -> str:
     """A whole document, its parts as they are now."""
-    return _templates.get_template(template).render(
-        parts=shown.parts, lists=shown.lists, **values
-    )
+    return looks.page(template, parts=shown.parts, lists=shown.lists, **values)
+
+
+def own(look: Look, drawing: Drawing) -> Shown:
+    """What a view of the user's own has drawn, and what went wrong with it."""
+    mistakes = [*look.mistakes]
+    if drawing.mistake:
+        mistakes.append(drawing.mistake)
+    parts, rows = {"view-notices": _own.notices(look.name, mistakes)}, {}
+    for name, html in drawing.sections.items():
+        if name in REPLACED:
+            parts[name] = html
+        else:
+            number = f"own-{crc32(name.encode('utf-8', 'replace')):08x}"
+            rows[number] = _own.section(number, name, html)
+    return Shown(parts, {"own": rows})
 
 
 # --- a run --------------------------------------------------------------------------
