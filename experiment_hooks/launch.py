@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 MASK = "***"
 MAX_ARGUMENTS = 256
 MAX_ARGUMENT = 1024
+MAX_COMMAND_BYTES = 1 << 20
 MAX_SLUG = 40
 MAX_PARENTS = 64
 """A repository is looked for in so many directories above."""
@@ -39,7 +40,7 @@ class _Place(NamedTuple):
     """Where the run is launched."""
 
     environ: Mapping[str, str]
-    argv: Sequence[str]
+    argv: Optional[Sequence[str]]
     directory: str
     root: str
 
@@ -57,7 +58,8 @@ def facts(
     Args:
         private: nothing is to be said.
         environ: the environment, by default the process's.
-        argv: the command, by default the process's; its secrets are masked.
+        argv: the command, by default the process's, with Python and its options where
+            these are known; its secrets are masked.
         directory: where it was started, by default the current one.
         root: where a container's mark files lie.
 
@@ -71,7 +73,7 @@ def facts(
         return {}
     place = _Place(
         os.environ if environ is None else environ,
-        sys.argv if argv is None else argv,
+        argv,
         os.path.abspath(directory) if directory else _here(),
         root,
     )
@@ -91,6 +93,31 @@ def _here() -> str:
         return ""
 
 
+def _typed() -> Sequence[str]:
+    """What was typed to start this process, else what the program was given of it.
+
+    It is the latter where that is not the end of the former: the program may have
+    changed it since, or be the child of ``multiprocessing``; and code after ``-c`` is
+    not said, it may hold anything.
+    """
+    given = getattr(sys, "argv", [])
+    whole = getattr(sys, "orig_argv", None) or _command_line()  # from Python 3.10 on
+    first = len(whole) - len(given)
+    if not given or first < 1:
+        return given
+    script = whole[first] == given[0] or whole[first - 1] == "-m"
+    return whole if script and whole[first + 1 :] == given[1:] else given
+
+
+def _command_line() -> List[str]:
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            data = file.read(MAX_COMMAND_BYTES)
+    except OSError:  # not Linux
+        return []
+    return [os.fsdecode(argument) for argument in data.split(b"\0")[:-1]]
+
+
 def _clean(text: Any, most: int = MAX_ARGUMENT) -> str:
     """Text that can be sent: bounded, and without lone surrogates."""
     if not isinstance(text, str):
@@ -100,7 +127,7 @@ def _clean(text: Any, most: int = MAX_ARGUMENT) -> str:
 
 def _process(place: _Place) -> Dict[str, Any]:
     return {
-        "command": mask_command(place.argv),
+        "command": mask_command(_typed() if place.argv is None else place.argv),
         "directory": _clean(place.directory),
         "pid": os.getpid(),
         "python": ".".join(map(str, sys.version_info[:3])),

@@ -53,15 +53,15 @@ class CartPole:
             expected_epochs={"train": self.epochs},
             success={"truncated"},
             stoppable=True,
-        ):
-            return Learner(self).learn()
+        ) as run:
+            return Learner(self, run).learn()
 
 
 class Learner:
     """The action values, and the transitions they are learned from."""
 
-    def __init__(self, plan: CartPole) -> None:
-        self.plan = plan
+    def __init__(self, plan: CartPole, run: eh.Run) -> None:
+        self.plan, self.run = plan, run
         self.tiles = Tiles(SPANS)
         self.weights = np.zeros((self.tiles.size, 2))
         self.memory = Memory(plan.memory, self.tiles.tilings)
@@ -76,7 +76,7 @@ class Learner:
         return {"left": left, "right": right}
 
     def learn(self) -> float:
-        """Go through the epochs, a printed line each."""
+        """Go through the epochs, a line each, printed and in the run's log."""
         plan, success = self.plan, 0.0
         now = self.tiles(self.envs.reset(seed=plan.seed)[0])
         ended = np.zeros(plan.environments, np.bool_)
@@ -90,10 +90,9 @@ class Learner:
                 fell += int(terminated.sum())
                 stood += int(truncated.sum())
             success = stood / max(fell + stood, 1)
-            print(
-                f"epoch {epoch + 1:2} of {plan.epochs}: success {success:4.0%}",
-                flush=True,
-            )
+            said = f"epoch {epoch + 1:2} of {plan.epochs}: success {success:4.0%}"
+            print(said, flush=True)
+            self.run.publish_log("info", said)
         self.envs.close()
         return success
 

@@ -14,11 +14,13 @@ told beyond the episodes: their mode and epoch, the two phases, three metrics.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 import experiment_hooks as eh
 from experiment_hooks.integrations.gymnasium import EpisightWrapper
@@ -27,6 +29,7 @@ from experiments.pictures import Picture, rods
 
 ACTIONS = ("left", "none", "right")  # where the motor turns
 SPANS = (math.pi, math.pi, 7.0, 14.0)  # two angles and their velocities, +-, per s
+GRID = 24  # by so many angles each the values are drawn
 
 
 class SwingUp(gymnasium.ObservationWrapper):
@@ -68,6 +71,8 @@ class QLearning:
         batches: updates in a round of learning.
         batch: transitions in an update.
         memory: the newest transitions, from which those are drawn.
+        show: seconds that a step takes in the first episode of each block of
+            evaluation, so that it can be watched.
     """
 
     seed: int = 0
@@ -81,6 +86,7 @@ class QLearning:
     batches: int = 20
     batch: int = 128
     memory: int = 100_000
+    show: float = 0.0
 
     def __call__(self) -> float:
         """Learn; return the share of successes in the last block of evaluation."""
@@ -103,8 +109,9 @@ class Learner:
 
     def __init__(self, plan: QLearning, run: eh.Run) -> None:
         self.plan = plan
+        self.run = run
         self.env = EpisightWrapper(
-            SwingUp(plan.deadline), scores=self.values, images=True
+            SwingUp(plan.deadline), scores=self.values, images=self.pictures
         )
         self.rng = np.random.default_rng(plan.seed)
         self.tiles = Tiles(SPANS, circles=2)
@@ -125,8 +132,17 @@ class Learner:
         values = self.weights[self.tiles(state)].sum(axis=0)
         return dict(zip(ACTIONS, values.tolist(), strict=True))
 
+    def pictures(self, state: Floats) -> dict[str, NDArray[Any]]:
+        """The acrobot, and what other angles would be worth at its velocities."""
+        angles = np.linspace(-math.pi, math.pi, GRID)
+        second, first = np.meshgrid(angles[::-1], angles, indexing="ij")
+        velocities = [np.full_like(first, one) for one in state[2:]]
+        tiles = self.tiles(np.stack([first, second, *velocities], axis=-1))
+        worth = self.weights[tiles].sum(axis=-2).max(axis=-1)
+        return {"frame": self.env.render(), "value": worth}
+
     def learn(self) -> float:
-        """Go through the epochs, a printed line each."""
+        """Go through the epochs, a line each, printed and in the run's log."""
         plan, success = self.plan, 0.0
         for epoch in range(plan.epochs):
             left = 1 - epoch / plan.epochs
@@ -134,11 +150,12 @@ class Learner:
             self.exploration.set(self.epsilon)
             training = self._block("train", epoch, plan.episodes // plan.epochs)
             success = self._block("eval", epoch, plan.eval_episodes)
-            print(
+            said = (
                 f"seed {plan.seed}, epoch {epoch + 1:2} of {plan.epochs}: success"
-                f" {training:4.0%} in training, {success:4.0%} in evaluation",
-                flush=True,
+                f" {training:4.0%} in training, {success:4.0%} in evaluation"
             )
+            print(said, flush=True)
+            self.run.publish_log("info", said)
         self.env.close()
         return success
 
@@ -149,20 +166,24 @@ class Learner:
         # So that no two episodes start alike.
         first = self.plan.seed * 10**7 + (0 if training else 5 * 10**6)
         seeds = range(first + epoch * episodes, first + (epoch + 1) * episodes)
-        return sum(self._episode(training, seed) for seed in seeds) / max(episodes, 1)
+        ups = 0
+        for seed in seeds:
+            shown = not training and seed == seeds[0]
+            ups += self._episode(training, seed, self.plan.show if shown else 0.0)
+        return ups / max(episodes, 1)
 
-    def _episode(self, training: bool, seed: int) -> bool:
+    def _episode(self, training: bool, seed: int, pause: float) -> bool:
         self.now = self.tiles(self.env.reset(seed=seed)[0])
         up = late = False
         while not (up or late):
             with self.env.episode.phase("act"):
-                up, late = self._act(training)
+                up, late = self._act(training, pause)
             if training:
                 with self.env.episode.phase("learn"):
                     self._learn()
         return up
 
-    def _act(self, training: bool) -> tuple[bool, bool]:
+    def _act(self, training: bool, pause: float) -> tuple[bool, bool]:
         """Some steps; return whether the tip is up, and whether the time is."""
         up = late = False
         for _ in range(self.plan.stretch):
@@ -174,6 +195,8 @@ class Learner:
             if training:
                 self.memory.add(self.now, action, then, up)
             self.now = then
+            if pause:
+                time.sleep(pause)
             if up or late:
                 break
         return up, late

@@ -131,6 +131,21 @@ def dropped(run: Run) -> dict[str, int]:
     return found
 
 
+def hosts(run: Run) -> list[str]:
+    """Where the run's sources are or were, in the order in which they came."""
+    found = dict.fromkeys(one.opened.host for one in run.sources.values())
+    return [host for host in found if host]
+
+
+def open_modes(run: Run) -> set[str]:
+    """The modes of the episodes that are open in live sources."""
+    found: set[str] = set()
+    for one in live(run):
+        found.update(started.mode for started in one.started.values())
+        found.update(shown.mode for shown in (one.sample.open if one.sample else ()))
+    return found
+
+
 def source(one: Source) -> Json:
     """One process of a run."""
     if one.closed is not None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests import support
 from tests.support import Exporter, Pythons, eventually
+from tests.test_live_episodes import RICH
 from tests.test_live_moment import PACED
 from tests.test_live_page import opened, shows
 
@@ -62,6 +63,9 @@ def test_axe_finds_nothing_on_any_page(
     opened(page, f"{exporter.web}/runs/broken")
     shows(page, "#error", "the arm is stuck")
     assert violations(axe, page) == [], "a run that failed"
+    page.get_by_role("button", name="Delete this run…").click()
+    assert violations(axe, page) == [], "asked once more"
+    page.keyboard.press("Escape")
     opened(page, f"{exporter.web}/runs/scores")
     eventually(lambda: page.locator(".chart path.target").count())
     page.locator(".chart > svg").first.focus()
@@ -71,6 +75,40 @@ def test_axe_finds_nothing_on_any_page(
         fold.evaluate("summary => { summary.parentElement.open = true; }")
     assert violations(axe, page) == [], "a run that goes on"
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
+    size: Tuple[int, int],
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    page: Any,
+    axe: Any,
+) -> None:
+    exporter = exporter_process("live.trace_url='http://t/{trace_id}'")
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    run_python.start(RICH, "stays", env=exporter.env).wait_for("open")
+    eventually(lambda: exporter.episodes("rich", "?outcome=open"))
+    (failed,) = exporter.episodes("rich", "?failed=1")
+    (fine,) = exporter.episodes("rich", "?mode=eval&limit=1")
+    (unfinished,) = exporter.episodes("rich", "?outcome=open")
+    for path, heading in (
+        ("/runs/rich/episodes", "Episodes"),
+        ("/runs/rich/episodes?outcome=nothing", "Episodes"),
+        (f"/runs/rich/episodes/{failed['trace_id']}", "eval episode 70"),
+        (f"/runs/rich/episodes/{fine['trace_id']}", "eval episode 0"),
+        (f"/runs/rich/episodes/{unfinished['trace_id']}", "train episode 120"),
+        (f"/runs/rich/episodes/{'0' * 32}", "There is no episode"),
+        ("/runs/nobody", "There is no run nobody"),
+        ("/login", "This needs the token"),
+        ("/runs/rich?token=guessed", "This needs the token"),
+    ):
+        page.goto(f"{exporter.web}{path}")
+        shows(page, "h1", heading)
+        for fold in page.locator("details:not([open]) > summary").all():
+            fold.evaluate("summary => { summary.parentElement.open = true; }")
+        assert violations(axe, page) == [], path
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
 
 
 def violations(axe: Any, page: Any) -> List[str]:

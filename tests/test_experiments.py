@@ -265,8 +265,8 @@ def test_who_looks_sees_the_acrobot_and_the_action_values(run_python: Pythons) -
         moment = listener.wait_for(shown, 30)[0]
         listener.command("stop", when="now")
         assert child.wait(30) == 0, child.output
-    (image,) = moment.images
-    assert (image.name, tuple(image.shape)) == ("frame", (96, 96, 3))
+    shapes = {image.name: tuple(image.shape) for image in moment.images}
+    assert shapes == {"frame": (96, 96, 3), "value": (24, 24)}
     assert set(moment.scores) == {"left", "none", "right"}
     state = wire.decode_plain(moment.state)
     assert (len(state["observation"]), state["reward"]) == (4, -1.0)

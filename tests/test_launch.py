@@ -1,17 +1,21 @@
 """A run says how it was launched, never its secrets, and has a readable name."""
 
+import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
+import textwrap
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_hooks import launch, wire
+from tests.support import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
@@ -48,8 +52,58 @@ def test_a_process_says_what_it_is(tmp_path: pathlib.Path) -> None:
 def test_left_alone_it_describes_this_process() -> None:
     found = launch.facts()
     assert found["directory"] == os.getcwd()
-    assert len(found["command"]) == len(sys.argv)
+    assert found["command"][-len(sys.argv[1:]) :] == sys.argv[1:]
     wire.encode_plain(found)
+
+
+SAYS_ITS_COMMAND = """
+    import json
+    from experiment_hooks import launch
+    print(json.dumps(launch.facts()["command"]))
+"""
+STARTED: Dict[str, Tuple[List[str], List[str]]] = {
+    "a script": (["-u", "train.py", "lr=1"], ["-u", "train.py", "lr=1"]),
+    "a script without arguments": (["train.py"], ["train.py"]),
+    "a module": (["-m", "train", "lr=1"], ["-m", "train", "lr=1"]),
+    "a secret": (
+        ["-u", "train.py", "--token", "x"],
+        ["-u", "train.py", "--token", "***"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_the_command_is_what_was_typed(name: str, tmp_path: pathlib.Path) -> None:
+    arguments, said = STARTED[name]
+    (tmp_path / "train.py").write_text(textwrap.dedent(SAYS_ITS_COMMAND))
+    assert command_of(tmp_path, *arguments) == [sys.executable, *said]
+
+
+def test_code_on_the_command_line_is_not_said(tmp_path: pathlib.Path) -> None:
+    code = textwrap.dedent(SAYS_ITS_COMMAND)
+    assert command_of(tmp_path, "-c", code, "lr=1") == ["-c", "lr=1"]
+
+
+def test_a_changed_command_is_said_as_the_program_has_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    changed = "import sys; sys.argv[1:] = ['lr=2']" + SAYS_ITS_COMMAND.replace(
+        "    ", ""
+    )
+    (tmp_path / "train.py").write_text(changed)
+    assert command_of(tmp_path, "train.py", "lr=1") == ["train.py", "lr=2"]
+
+
+def command_of(place: pathlib.Path, *arguments: str) -> Any:
+    """What a Python that is started there with these arguments says of its command."""
+    said = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    return json.loads(said.stdout)
 
 
 def test_a_private_run_says_nothing(tmp_path: pathlib.Path) -> None:

@@ -67,7 +67,7 @@ def test_a_stop_is_given_with_a_reason_and_seen_to_be_done(
     shows(page, "#orders", "stop after this episode, the whole run 1 done")
     assert "by 127.0.0.1: it <i>slips</i>" in text_of(page, "#orders")
     shows(page, "#verdict", "stopped")
-    eventually(lambda: page.locator("#order form").count() == 0)
+    eventually(lambda: page.locator("#order [name=reason]").count() == 0)
     (given,) = exporter.get(COMMANDS).json()["commands"]
     assert (given["when"], given["reason"]) == ("episode", "it <i>slips</i>")
     assert {one["outcome"] for one in exporter.episodes("steered")} == {"fine"}
@@ -212,7 +212,8 @@ def test_a_run_that_takes_no_commands_says_how_it_would(
     assert chromium_page.locator("#order form").count() == 0
     (child.log.parent / "end").touch()
     shows(chromium_page, "#verdict", "completed")
-    eventually(lambda: not chromium_page.locator(".orders").is_visible())
+    shows(chromium_page, "#order", "Delete this run…")
+    assert "takes no commands" not in text_of(chromium_page, "#order")
 
 
 def test_without_scripts_the_page_says_how_else_commands_are_given(
@@ -225,7 +226,81 @@ def test_without_scripts_the_page_says_how_else_commands_are_given(
     assert not page.locator("#order form").is_visible()
 
 
+@pytest.fixture
+def over(exporter_process: Callable[..., Exporter], run_python: Pythons) -> Exporter:
+    """One with a run that has ended, and another."""
+    made = exporter_process()
+    code = """
+        import experiment_hooks as eh
+        for name in ("over", "other"):
+            with eh.open_run(name, run_id=name) as run:
+                run.progress()
+    """
+    run_python(code, env=made.env)
+    for name in ("over", "other"):
+        eventually(lambda name=name: made.run(name)["sources"]["ended"] == 1)
+    return made
+
+
+def ask_to_delete(page: Any) -> None:
+    page.get_by_role("button", name="Delete this run…").click()
+    assert text_of(page, "#confirm-what") == "Delete over?"
+    assert "for good" in text_of(page, "#confirm-reason")
+
+
+def test_an_ended_run_is_deleted_and_the_list_is_where_one_is_then(
+    over: Exporter, chromium_page: Any, console_errors: List[str]
+) -> None:
+    page = chromium_page
+    opened(page, f"{over.web}/runs/over?token={over.token}")
+    ask_to_delete(page)
+    page.keyboard.press("Escape")
+    eventually(lambda: not page.locator("#confirm").is_visible())
+    assert over.run("over")["state"] == "completed"
+    ask_to_delete(page)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.wait_for_url(f"{over.web}/")
+    shows(page, "#counts", "1 run")
+    eventually(lambda: page.locator("#runs a.to").all_inner_texts() == ["other"])
+    assert over.get("/api/v1/runs/over").status == 404
+    assert console_errors == []
+
+
+def test_to_delete_a_run_the_page_leads_to_the_token_and_back(
+    over: Exporter, chromium_page: Any
+) -> None:
+    page = chromium_page
+    opened(page, f"{over.web}/runs/over")
+    ask_to_delete(page)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    shows(page, "#order-said", "To delete a run needs the token: enter it")
+    assert over.run("over")["state"] == "completed"
+    page.get_by_role("link", name="enter it").click()
+    page.get_by_label("Token").fill(over.token)
+    page.get_by_role("button", name="Open").click()
+    page.wait_for_url(f"{over.web}/runs/over")
+    ask_to_delete(page)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.wait_for_url(f"{over.web}/")
+
+
+def test_why_a_run_was_not_deleted_is_said(over: Exporter, chromium_page: Any) -> None:
+    page = chromium_page
+    opened(page, f"{over.web}/runs/over?token={over.token}")
+    ask_to_delete(page)
+    assert over.delete("/api/v1/runs/over").status == 204  # by somebody else
+    shows(page, "#verdict", "gone")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    shows(page, "#order-said", "Not deleted: there is no run 'over'")
+    assert page.get_by_role("button", name="Delete this run…").count() == 0
+    opened(page, f"{over.web}/runs/other")
+    page.get_by_role("button", name="Delete this run…").click()
+    over.kill()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    shows(page, "#order-said", "The exporter did not answer")
+
+
 def test_the_script_is_small_and_needs_no_other(exporter: Exporter) -> None:
     script = exporter.get("/static/commands.js").text
-    assert len(script.splitlines()) < 80
+    assert len(script.splitlines()) < 105
     assert "innerHTML" not in script

@@ -1,6 +1,7 @@
 """The live page in a real browser, of a real exporter, with real experiments."""
 
 import io
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -339,6 +340,48 @@ def test_a_failed_run_shows_its_error_first(
     icon = chromium_page.locator("#icon").get_attribute("href")
     assert icon.endswith("favicon-bad.svg")
     assert http(icon).status == 200
+    assert console_errors == []
+
+
+def test_what_goes_on_stands_beside_the_verdict_and_the_command_can_be_copied(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    chromium_page: Any,
+    console_errors: List[str],
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import pathlib, time
+        import experiment_hooks as eh
+        with eh.open_run("goes", run_id="goes") as run:
+            with run.episode(mode="eval") as ep:
+                while not pathlib.Path("enough").exists():
+                    ep.step()
+                    time.sleep(0.01)
+            with run.episode(mode="<b>test") as ep:
+                while not pathlib.Path("end").exists():
+                    time.sleep(0.01)
+    """
+    child = run_python.start(code, "lr=0.1", "name=a b", env=exporter.env)
+    eventually(lambda: exporter.run("goes"))
+    page = chromium_page
+    opened(page, f"{exporter.web}/runs/goes")
+    shows(page, "#under-way", "eval")
+    assert page.get_by_role("list", name="Modes under way").count() == 1
+    (child.log.parent / "enough").touch()
+    shows(page, "#under-way", "<b>test")
+    (child.log.parent / "end").touch()
+    shows(page, "#verdict", "completed")
+    eventually(lambda: page.locator("#under-way li").count() == 0)
+
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = page.locator(".command").get_by_role("button")
+    assert button.inner_text() == "Copy"
+    button.click()
+    eventually(lambda: button.inner_text() == "Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(copied) == child.command
+    assert copied.endswith(" lr=0.1 'name=a b'")
     assert console_errors == []
 
 

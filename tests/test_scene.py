@@ -158,6 +158,33 @@ def test_a_moment_shows_its_step_and_what_changed(world: World) -> None:
     assert look(scene).parts["state"].count("changed") == 1  # until the next moment
 
 
+def test_modes_are_under_way_while_a_live_source_has_an_episode_of_them(
+    world: World,
+) -> None:
+    scene = RunScene("r", None, world.parts)
+
+    def going(at: float) -> str:
+        return said(view.Shown({"": look(scene, at).parts["under-way"]}))
+
+    assert going(T) == ""
+    world.open(B)
+    world.record(wire.EpisodeStarted, B, number=0, mode="eval")
+    assert going(T + 1) == "eval", "as soon as its start is there"
+    world.start(A, 0)
+    assert going(T + 2).split() == ["eval", "train"]
+    world.record(wire.SourceClosed, B, ending="completed")
+    assert going(T + 3) == "train"
+
+
+def test_the_hosts_of_all_its_sources_are_said_once_each(world: World) -> None:
+    scene = RunScene("r", None, world.parts)
+    assert "hosts" not in look(scene).parts["about"]
+    world.open(B), world.open(C)
+    world.record(wire.SourceClosed, C, ending="completed")
+    about = said(view.Shown({"": look(scene, T + 1).parts["about"]}))
+    assert about == "Launch hosts a, b, c"
+
+
 def test_what_an_episode_was_is_still_known_when_it_has_ended(world: World) -> None:
     world.start(A, 4, index=9)
     world.see(A, {"x": 1}, episode=4)

@@ -59,6 +59,15 @@ def test_a_run_that_has_ended_takes_none(world: World) -> None:
     assert text(world, "order") == ""
 
 
+def test_a_run_can_be_deleted_when_all_of_it_has_ended(world: World) -> None:
+    world.open(B)
+    world.record(wire.SourceClosed, B, ending="completed")
+    world.record(wire.RunClosed, ending="completed")
+    assert text(world, "order") == "", "one of its processes goes on"
+    world.record(wire.SourceClosed, A, ending="completed")
+    assert "Delete this run…" in text(world, "order")
+
+
 def test_one_process_is_offered_where_there_are_several(world: World) -> None:
     takes(world, A, "stop")
     assert "the whole run" not in text(world, "order")

@@ -80,6 +80,16 @@ def test_each_mode_has_its_own_episodes() -> None:
     assert "of the last 1 episode" in Document(shown.lists["trends"]["trend-0"]).words
 
 
+def test_of_each_mode_a_hundred_episodes_are_shown_though_others_are_newer() -> None:
+    modes = {"train": a_mode(), "eval": a_mode()}
+    ended = [an_episode(mode="eval", success=True)] * 20
+    ended += [an_episode(mode="train", success=True)] * 300
+    rows = trends.modes(a_run(modes=modes), Lately(ended=ended), None).lists["trends"]
+    assert "of the last 100 episodes" in Document(rows["trend-0"]).words
+    assert "of the last 20 episodes" in Document(rows["trend-1"]).words
+    assert len(ended) < trends.LOOKED_AT
+
+
 def test_where_there_is_nothing_to_tell_apart_there_is_no_chart() -> None:
     ended = [an_episode(outcome="ended", success=None)] * 3
     run = a_run(success=())

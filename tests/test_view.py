@@ -103,6 +103,8 @@ def a_run(**changes: Any) -> Dict[str, Any]:
         "facts": {},
         "info": {},
         "launch": {},
+        "hosts": ["host"],
+        "open_modes": set(),
         **changes,
     }
 
@@ -515,6 +517,62 @@ def test_about_shows_what_the_run_said_of_itself() -> None:
     assert "said nothing" in said(view.about(a_run()))
 
 
+def test_a_command_can_be_copied_where_all_of_it_is_shown() -> None:
+    short = view.about(a_run(launch={"command": ["a.py", "x" * 3000]}))
+    assert 'data-copy="command"' in short.parts["about"]
+    long = view.about(a_run(launch={"command": ["a.py", "x" * 9000]}))
+    assert "xxx…" in said(long)
+    assert "data-copy" not in long.parts["about"]
+
+
+def test_several_hosts_are_named_as_far_as_there_is_room() -> None:
+    def hosts(*names: str) -> str:
+        return said(view.about(a_run(launch={"host": "n0"}, hosts=names)))
+
+    assert "hosts" not in hosts("n0")
+    assert "hosts n0, n1" in hosts("n0", "n1")
+    some = [f"n{number}" for number in range(8)]
+    assert some[-1] in hosts(*some)
+    many = hosts(*some, "n8", "n9")
+    assert "n6, and 3 more" in many
+    assert "n7" not in many
+
+
+UNDER_WAY = {
+    "an open episode": ({"open_modes": {"eval"}}, {}, ["eval"]),
+    "steps of late": ({}, {"train": 2.0, "eval": 0.0}, ["train"]),
+    "in the order of the modes": (
+        {"open_modes": {"other", "eval", "train"}},
+        {"eval": 1.0},
+        ["train", "eval", "other"],
+    ),
+    "none": ({}, {"train": 0.0}, []),
+    "one that has ended": (
+        {"state": "failed", "open_modes": {"eval"}},
+        {"eval": 1.0},
+        [],
+    ),
+    "many": (
+        {"open_modes": {f"m{number}" for number in range(8)}},
+        {},
+        ["m0", "m1", "m2", "m3", "m4", "m5", "and 2 more"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_WAY)
+def test_the_modes_that_go_on_are_named(name: str) -> None:
+    changes, rates, expected = UNDER_WAY[name]
+    run = a_run(modes={"train": a_mode(), "eval": a_mode()}, **changes)
+    html = view.under_way(run, rates).parts["under-way"]
+    assert re.findall(r"<li>([^<]*)</li>", html) == expected
+
+
+def test_of_a_run_that_is_gone_nothing_goes_on_and_nothing_can_be_asked() -> None:
+    parts = view.gone("r-1").parts
+    assert (parts["under-way"], parts["order"]) == ("", "")
+
+
 # --- the list -------------------------------------------------------------------------
 
 
@@ -638,12 +696,15 @@ def hostile_page() -> List[view.Shown]:
         ] * 2,
     }  # fmt: skip
     takes = {"takes": [HOSTILE, "stop"], "known": True, "given": [order], "more": 1}
+    takes["deletable"] = True
     live = a_run(run=HOSTILE, commands=takes, sources={"live": 2})
+    live["open_modes"] = {HOSTILE}
     return [
+        view.gone(HOSTILE),
         commands.form(live, {**source, "commands": ["stop"]}),
         commands.given(live),
+        view.under_way(live, {}),
         view.head(run, NOW),
-        view.gone(HOSTILE),
         view.modes(run, {HOSTILE: 1.0}, NOW),
         trends.modes(run, lately, seen),
         trends.metrics(seen, False),
@@ -655,6 +716,7 @@ def hostile_page() -> List[view.Shown]:
         view.log({1: line}, "http://t/{trace_id}", {}),
         view.sources(run, [source], 1, ""),
         view.about(run),
+        commands.form({**live, "state": "failed"}, None),
         view.run_list(a_list(run, refused=refused), NOW),
         view.run_list(a_list(addresses=(("Sources", HOSTILE),)), NOW),
     ]

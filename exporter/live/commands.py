@@ -1,8 +1,9 @@
 """The commands of a run on its page: a form to give one, and what became of the others.
 
-Pure, as ``view`` is: values in, fragments out; :func:`copied` alone is called under the
-state's lock. What a command does to a run is nobody's business here: the page's script
-sends the form to the API, which decides.
+Where a run has ended, the form's place is a button that deletes it. Pure, as ``view``
+is: values in, fragments out; :func:`copied` alone is called under the state's lock.
+What a command does to a run is nobody's business here: the page's script sends the form
+to the API, which decides.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from exporter.live.looks import Fragments
 from exporter.live.view import Json, Shown
 from exporter.orders import Orders
 from exporter.runs import Run
-from exporter.verdict import ENDED, Rules
+from exporter.verdict import ENDED, Rules, deletable
 
 LISTED = 10
 SOURCES_FOLDED = 50
@@ -31,6 +32,7 @@ def copied(run: Run, given: Orders, now: float, rules: Rules) -> Json:
             ::-1
         ],
         "more": max(0, len(found) - LISTED),
+        "deletable": deletable(run, now, rules),
     }
 
 
@@ -38,7 +40,10 @@ def form(run: Json, source: Json | None) -> Shown:
     """The form for a command; ``source`` is the one whose moment is shown."""
     said = run["commands"]
     if run["state"] in ENDED:
-        return Shown({"order": _parts.nothing()})
+        free = said["deletable"]
+        return Shown(
+            {"order": _parts.removal(run["run"]) if free else _parts.nothing()}
+        )
     if not said["takes"]:
         hint = _parts.takes_none if said["known"] else _parts.nothing
         return Shown({"order": hint()})

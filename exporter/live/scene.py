@@ -149,6 +149,11 @@ class RunScene:
                 (copy.mark, whole),
                 lambda: view.head({**run, "error": error}, whole),
             )
+            | draw(
+                "under-way",
+                (copy.mark, whole),
+                lambda: view.under_way(run, rates),
+            )
             | draw("last-seen", (seen,), lambda: view.last_seen(self._id, seen))
             | draw(
                 "modes",
@@ -173,7 +178,7 @@ class RunScene:
                 (copy.mark, shown),
                 lambda: view.sources(run, copy.sources, copy.more_sources, shown),
             )
-            | draw("about", (copy.opened,), lambda: view.about(run))
+            | draw("about", (copy.opened, run["hosts"]), lambda: view.about(run))
             | draw(
                 "order", (copy.mark, shown), lambda: commands.form(run, copy.of(shown))
             )
@@ -224,6 +229,8 @@ class RunScene:
                 "facts": opened.facts,
                 "info": opened.info,
                 "launch": opened.launch,
+                "hosts": views.hosts(run),
+                "open_modes": views.open_modes(run),
                 "dropped": views.dropped(run),
                 "commands": commands.copied(
                     run, self._parts.orders, now, self._parts.rules
@@ -274,7 +281,7 @@ class RunScene:
     def _newest(self, copy: _Copy) -> trends.Lately:
         """What episodes came to; read again only when another has ended."""
         if self._lately[0] != copy.ends:
-            rows = self._parts.reader.newest_episodes(self._id, trends.EPISODES)
+            rows = self._parts.reader.newest_episodes(self._id, trends.LOOKED_AT)
             rows.sort(key=lambda row: row.at)
             with self._parts.state.lock:
                 run = self._parts.state.runs.get(self._id)

@@ -18,7 +18,8 @@ from exporter.live.looks import Fragments
 from exporter.live.tracks import Curve, Seen, Series, Speed
 from exporter.live.view import Json, Shown, outcome_tone
 
-EPISODES = 100
+EPISODES, LOOKED_AT = 100, 500
+"""The newest of a mode that are shown, among so many of the run: modes take turns."""
 RESULTS = 6
 OPEN_METRICS = 24
 """Metrics beyond so many are in a fold."""
@@ -70,7 +71,7 @@ def modes(run: Json, lately: Lately, seen: Seen | None) -> Shown:
     for place, name in enumerate(run["modes"]):
         tiles = [
             *_steps(speeds.get(name), seen),
-            *_outcomes(by_mode.get(name, []), run["success"]),
+            *_outcomes(by_mode.get(name, [])[-EPISODES:], run["success"]),
             *_results(lately.results.get(name, {})),
         ]
         if tiles:

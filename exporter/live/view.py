@@ -30,6 +30,9 @@ Json = dict[str, Any]
 TOP_SCORES = 12
 RESULT_COLUMNS = 6
 OUTCOMES_SHOWN = 8
+MODES_SHOWN = 6
+HOSTS_SHOWN = 8
+COMMAND_SHOWN = 4000
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,20 @@ def last_seen(run: str, seen: Json | None) -> Shown:
 
 
 def gone(run: str) -> Shown:
-    """The run is not known (any more)."""
-    return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run)})
+    """The run is not known (any more): there is nothing that it could be told."""
+    nothing = {"under-way": Markup(), "order": Markup()}
+    return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run), **nothing})
+
+
+def under_way(run: Json, rates: Mapping[str, float]) -> Shown:
+    """The modes that go on now: an episode is open, or steps were taken lately."""
+    if run["state"] in ENDED:
+        return Shown({"under-way": Markup()})
+    going = {*run["open_modes"], *(name for name, rate in rates.items() if rate > 0)}
+    known = [name for name in run["modes"] if name in going]
+    modes = [*known, *sorted(going.difference(known))]
+    more = max(0, len(modes) - MODES_SHOWN)
+    return Shown({"under-way": _run.under_way(modes[:MODES_SHOWN], more)})
 
 
 def modes(
@@ -406,12 +421,22 @@ def sources(run: Json, found: Sequence[Json], more: int, looked_at: str) -> Show
 
 
 def about(run: Json) -> Shown:
-    """What the run said of itself when it was opened."""
+    """What the run said of itself when it was opened, and where its sources are."""
     launch = {**run["launch"]}
     command = launch.pop("command", "")
     if isinstance(command, list):
         command = shlex.join(str(one) for one in command)
-    return Shown({"about": _run.about(run, launch, words.cut(command, 2000))})
+    if len(run["hosts"]) > 1:
+        launch["hosts"] = _hosts(run["hosts"])
+    said = words.cut(command, COMMAND_SHOWN)
+    return Shown({"about": _run.about(run, launch, said, said == command)})
+
+
+def _hosts(names: Sequence[str]) -> list[str]:
+    if len(names) <= HOSTS_SHOWN:
+        return [*names]
+    shown = names[: HOSTS_SHOWN - 1]
+    return [*shown, f"and {words.count(len(names) - len(shown))} more"]
 
 
 # --- the list of runs ---------------------------------------------------------------
