@@ -119,7 +119,8 @@
             if (found) d += `${pen}${x(point[0]).toFixed(1)} ${y(found[1]).toFixed(1)}${pen === "M" ? "h.01" : ""}`;
             pen = found ? "L" : "M";
           }
-          inside.push(svg("path", { class: `line-${colour}${line === band.target ? " target" : ""}`, d }));
+          const lone = band.points.length === 1 ? " lone" : "";
+          inside.push(svg("path", { class: `line-${colour}${line === band.target ? " target" : ""}${lone}`, d }));
         }
       }
       const steps = shown.length ? [shown[0], shown.at(-1)] : [];
