@@ -111,7 +111,7 @@
         if (end < LEFT || begin > width - RIGHT) continue;
         const size = Math.max(2, end - begin);
         parts.push(svg("rect", { class: `band tint-${tint(band.label)}`, x: begin - 1, y: TOP, width: size + 2, height: HEIGHT - TOP - BOTTOM }));
-        if (band.label.length * 7 < size + 12) parts.push(svg("text", { class: "of", x: begin, y: TOP - 5 }, band.label));
+        if (band.label.length * 6.5 < size) parts.push(svg("text", { class: "of", x: begin, y: TOP - 5 }, band.label));
         for (const [line, colour] of band.colours) {
           let d = "", pen = "M";
           for (const point of band.points) {
