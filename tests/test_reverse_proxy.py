@@ -173,7 +173,7 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     assert (cookie["path"], cookie["secure"]) == ("/episight/", True)
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     page.locator("#runs a.to").click()
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
     assert page.url.startswith(f"{nginx.url}runs/")
     page.evaluate("window.sameDocument = true")
     before = text_of(page, "#state")
@@ -188,7 +188,7 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     page.locator("table.episodes tbody a").first.click()
     shows(page, "main", "eval episode")
     page.locator("a.crumb", has_text="a+b:c@d=1").click()
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
     page.locator("a.brand").click()
     shows(page, "#runs", "running")
     assert page.url == nginx.url

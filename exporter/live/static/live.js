@@ -199,7 +199,7 @@
 
   function say(live) {
     root.classList.toggle("lost", !live);
-    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "live";
+    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "connected";
     if (connection.textContent !== text) connection.textContent = text;
   }
 
