@@ -735,7 +735,7 @@ def test_whatever_is_said_is_text() -> None:
 
 def test_a_document_is_escaped_too() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:15]:
+    for one in hostile_page()[:16]:
         shown |= one
     shown.lists.setdefault("log", {})
     html = view.page("run.html", shown, version="1", root="", socket="", run=HOSTILE)
@@ -760,7 +760,7 @@ def test_no_template_marks_anything_as_safe_or_has_styles_or_scripts_inside() ->
 
 def test_all_fragments_of_a_run_have_a_place_on_its_page() -> None:
     shown = view.Shown()
-    for one in hostile_page()[:15]:
+    for one in hostile_page()[:16]:
         shown |= one
     html = view.page("run.html", shown, version="1", root="", socket="", run="r")
     ids = {attrs.get("id") for _, attrs in Document(html).tags}
