@@ -30,6 +30,8 @@ STOP = "stop"
 EARLY = 3.0
 """Seconds within which a run says that it can be stopped; a stop that comes before that
 waits for it: it may come with the welcome."""
+LAST_SECONDS = 1.0
+"""For so long an exit waits for a callback."""
 MAX_REMEMBERED = 200
 """Commands that are known again: what is said twice is done once."""
 
@@ -106,25 +108,30 @@ class Commands:
         if self._recorder.inline:
             self._work_off()
         elif self._waiting and not (self._worker and self._worker.is_alive()):
-            self._worker = threading.Thread(
+            worker = threading.Thread(
                 target=self._work_off, name="episight-commands", daemon=True
             )
             with signals.as_before():  # what it calls may start a process
-                self._worker.start()
+                worker.start()
+            self._worker = worker
 
     def close(self) -> None:
-        """The run is closed: nothing is stopped any more, nor said to be done.
+        """The run ends: nothing more is begun or stopped.
 
-        A callback that runs is left alone, and so is what was said of its command.
+        A callback that runs may come to its end, for a moment: cut off in the middle,
+        a half-written file may be all that is left.
         """
         with self._recorder.lock:
             self._closed = True
             if self._early is not None:
                 self._refuse(self._early)
-            left = [*self._waiting, *self._no_longer_asked()]
-            self._waiting.clear()
-            for command in left:
-                self._answer(command, "failed", "the run ended before it came to that")
+            while self._waiting:
+                self._too_late(self._waiting.popleft())
+        worker = self._worker
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(LAST_SECONDS)
+        for command in self._no_longer_asked():
+            self._too_late(command)
 
     def forked(self) -> None:
         """In a forked child: what the parent was told is no business of its own."""
@@ -164,24 +171,27 @@ class Commands:
         return command
 
     def _do(self, command: wire.Command) -> None:
-        callback = self._callbacks.get(command.name)
-        trouble = self._call(callback, command) if callback is not None else ""
+        stops = command.name == STOP
+        # Who is impatient gives two: what the first has saved is not to be touched.
+        trouble = "" if stops and self._recorder.stop else self._call(command)
         with self._recorder.lock:
-            if self._closed:  # by the callback, say
-                return
             if trouble:
                 self._answer(command, "failed", trouble)
-            elif command.name == STOP:
+            elif not stops:
+                self._answer(command, "done")
+            elif self._closed:
+                self._too_late(command)
+            else:
                 self._answer(command, "accepted")
                 self._asked.append(command)
                 self._recorder.ask_stop(command)
-            else:
-                self._answer(command, "done")
 
-    def _call(self, callback: Callable[..., Any], command: wire.Command) -> str:
+    def _call(self, command: wire.Command) -> str:
         """What went wrong; empty: nothing."""
+        callback = self._callbacks.get(command.name)
         try:
-            callback(command)
+            if callback is not None:
+                callback(command)
         except (Exception, SystemExit) as error:
             logger.warning("episight: %s failed", command.name, exc_info=True)
             return f"{type(error).__name__}: {error}"
@@ -200,7 +210,12 @@ class Commands:
     def _refuse(self, command: wire.Command) -> None:
         self._answer(command, "failed", "this run does not take that command")
 
+    def _too_late(self, command: wire.Command) -> None:
+        self._answer(command, "failed", "the run ended before it came to that")
+
     def _answer(self, command: wire.Command, state: str, detail: str = "") -> None:
+        if self._recorder.closed:  # by the callback itself, or it took too long
+            return
         detail = plain.text(detail, 500)
         with self._recorder.lock:
             self._answers.pop(command.id, None)  # the newest is the last

@@ -436,11 +436,11 @@ class Run:
             if self._closed:
                 return
             self._closed = True
-        self._recorder.guard(self._commands.close)
         if self._guest_stopped and ending == "completed":
             ending, reason = "stopped", "user"
         process.leave(self)
         try:
+            self._recorder.guard(self._commands.close)
             self._recorder.guard(self._say_closed, ending, reason, error)
         except BaseException:  # a second Ctrl-C: what there is goes to disk at least
             self._recorder.guard(self._hang_up, 0.0)

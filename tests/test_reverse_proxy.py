@@ -215,11 +215,16 @@ def test_commands_come_through_and_the_experiment_prints_the_public_address(
     said = page.evaluate(
         """async () => (await fetch("./api/v1/runs/a+b:c@d=1/commands", {
             method: "POST",
-            headers: {"Content-Type": "application/json"},
+            headers: {
+                "Content-Type": "application/json", "X-Forwarded-For": "10.6.6.6",
+            },
             body: '{"command": "stop"}',
         })).status"""
     )
     assert said == 202
+    commands = f"{exporter.web}/api/v1/runs/a+b:c@d=1/commands"
+    (given,) = http(commands, headers=exporter.bearer).json()["commands"]
+    assert given["by"] == "127.0.0.1 (through 127.0.0.1)", "the proxy's word, not his"
     eventually(lambda: run_of(exporter)["state"] == "stopped")
 
 
