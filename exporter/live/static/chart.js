@@ -49,7 +49,7 @@
       this.plot.onpointermove = (event) => this.moved(event);
       this.plot.onpointerdown = (event) => event.button === 0 && (this.drag = this.x(event));
       this.plot.onpointerup = (event) => this.dropped(event);
-      this.plot.onpointerleave = () => (this.drag = null, this.read(null));
+      this.plot.onpointerleave = () => (this.drag = this.at = null, this.read(null));
       this.plot.onblur = () => this.read(null);
       this.plot.onkeydown = (event) => this.key(event);
       new ResizeObserver(() => this.later()).observe(box);
@@ -190,8 +190,11 @@
       return event.clientX - this.plot.getBoundingClientRect().left;
     }
 
-    moved(event) {
-      if (this.place) this.read(this.place(this.x(event)));
+    // A browser says so too when the page moves under a pointer that rests.
+    moved({ clientX, clientY }) {
+      const rests = clientX === this.at?.[0] && clientY === this.at?.[1];
+      this.at = [clientX, clientY];
+      if (this.place && !rests) this.read(this.place(this.x({ clientX })));
     }
 
     dropped(event) {
