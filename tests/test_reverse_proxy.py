@@ -155,10 +155,10 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     eventually(lambda: run_of(exporter))
     page.goto(nginx.url.rstrip("/"))  # without the slash one is led there
     page.locator("input[name=token]").fill("certainly not this one")
-    page.locator("button").click()
+    page.locator("form button").click()
     shows(page, "body", "not this exporter's token")
     page.locator("input[name=token]").fill(exporter.token)
-    page.locator("button").click()
+    page.locator("form button").click()
     shows(page, "#runs", "proxied")
     assert page.url == nginx.url
     complaints.clear()  # 401 was the answer to a wrong token, and to none
