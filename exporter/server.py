@@ -305,6 +305,13 @@ class Exchange(WSGIRequestHandler):
         with suppress(ConnectionError, TimeoutError):
             self.handle_one_request()
 
+    def parse_request(self) -> bool:
+        """The head; who speaks HTTP/1.0 is answered so, for it knows no chunks."""
+        understood = super().parse_request()
+        if self.request_version == "HTTP/1.0":
+            self.protocol_version = "HTTP/1.0"
+        return understood
+
     def make_environ(self) -> dict[str, Any]:
         """Werkzeug's, and who is told that it has become a websocket."""
         return {**super().make_environ(), "episight.served": self._served}

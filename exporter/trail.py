@@ -55,7 +55,7 @@ class Trail:
         """A step was seen; what is no later than the newest one takes its place."""
         if moment.episode is None or not moment.scores:
             return
-        last = self._glimpses[-1] if self._glimpses else None
+        last = self._newest
         if last is None or last.visit.number != moment.episode:
             place = last.place + GAP if last else 0
             visit = Visit(
@@ -64,19 +64,21 @@ class Trail:
         else:
             visit, place = last.visit, last.place + max(0, moment.step - last.step)
             if place == last.place:
-                self._drop(self._glimpses.pop())
+                self.size -= _size(self._glimpses.pop(), self._newest)
         names, values = _columns(moment.scores, last)
-        self._glimpses.append(Glimpse(place, moment.step, visit, names, values))
-        self.size += _size(values)
+        glimpse = Glimpse(place, moment.step, visit, names, values)
+        self.size += _size(glimpse, self._newest)
+        self._glimpses.append(glimpse)
         while len(self._glimpses) > MAX_GLIMPSES:
-            self._drop(self._glimpses.popleft())
+            self.size -= _size(self._glimpses.popleft(), self._glimpses[0])
 
     def glimpses(self) -> tuple[Glimpse, ...]:
         """What was seen, the oldest first; none of it changes any more."""
         return tuple(self._glimpses)
 
-    def _drop(self, glimpse: Glimpse) -> None:
-        self.size -= _size(glimpse.values)
+    @property
+    def _newest(self) -> Glimpse | None:
+        return self._glimpses[-1] if self._glimpses else None
 
 
 def _columns(
@@ -89,6 +91,9 @@ def _columns(
     return names, array("d", islice(scores.values(), MAX_NAMES))
 
 
-def _size(values: "array[float]") -> int:
-    # The names are mostly shared with those before.
-    return 200 + 8 * len(values)
+def _size(glimpse: Glimpse, beside: Glimpse | None) -> int:
+    """Bytes beyond those of the one beside it, whose names are mostly the same."""
+    size = 200 + 8 * len(glimpse.values)
+    if beside is not None and beside.names is glimpse.names:
+        return size
+    return size + sum(60 + len(name) for name in glimpse.names)

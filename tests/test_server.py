@@ -259,6 +259,24 @@ def test_a_long_answer_takes_its_time_while_it_goes_on(
     assert whole == (b"part 5" in answer) == (tells == "yes")
 
 
+def test_to_who_speaks_http_1_0_the_end_is_the_end_of_the_connection(
+    start: Start,
+) -> None:
+    bench = start()
+    bench.go_on.set()
+    heads, bodies = zip(
+        *(
+            rest(bench.connect(f"GET /parts/yes HTTP/1.{n}\r\n\r\n".encode())).split(
+                b"\r\n\r\n", 1
+            )
+            for n in (0, 1)
+        ),
+        strict=True,
+    )
+    assert bodies[0] == b"".join(b"part %d " % number for number in range(6))
+    assert [b"chunked" in head for head in heads] == [False, True]
+
+
 def test_who_goes_on_after_the_answer_is_let_go(start: Start) -> None:
     bench = start()
     head = b"POST /unread HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n"
