@@ -279,7 +279,8 @@ class Run:
 
         The run's page shows a button for it. ``stop`` also makes the run stoppable: the
         callback, which may save a checkpoint, runs before the run is seen to stop and
-        before :class:`RunStopped` is raised. It runs on the sender's thread.
+        before :class:`RunStopped` is raised. It runs on a thread for commands, one
+        after the other; with ``thread=False`` in a hook call, which waits for it.
         """
         self._recorder.guard(self._commands.take, name, callback)
 
@@ -435,11 +436,11 @@ class Run:
             if self._closed:
                 return
             self._closed = True
-        self._commands.close()
         if self._guest_stopped and ending == "completed":
             ending, reason = "stopped", "user"
         process.leave(self)
         try:
+            self._recorder.guard(self._commands.close)
             self._recorder.guard(self._say_closed, ending, reason, error)
         except BaseException:  # a second Ctrl-C: what there is goes to disk at least
             self._recorder.guard(self._hang_up, 0.0)

@@ -73,8 +73,6 @@ class Sender(threading.Thread):
             self._timeout = timeout
             self._closing.set()
             line.wake()
-            if threading.current_thread() is self:  # a command's callback closes it
-                return False
             # A little more than the bound: the thread itself keeps to it.
             while time.monotonic() < start + exit_bound(line, timeout) + 0.3:
                 if self._done.wait(0.05):

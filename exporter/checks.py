@@ -86,6 +86,9 @@ def check_sample(sample: wire.Sample) -> None:
         _check_names("a mode", (shown.mode,))
         _check_names("a phase", (shown.phase,))
         _check_names("a target", (shown.target or "",))
+    for moment in sample.moments:
+        _check_names("a mode", (moment.mode,))
+        _check_names("a target", (moment.target or "",))
 
 
 def check_totals(totals: bytes) -> None:

@@ -16,6 +16,8 @@ from exporter.reader import LOST, Row
 from exporter.runs import Source
 
 Json = dict[str, Any]
+SCORE_BYTES = 100
+"""What a score takes with its name, about."""
 _JOURNALS = ("late", "last_seen")
 """Of an episode, what only the journal knows."""
 
@@ -37,9 +39,12 @@ class Seen(NamedTuple):
     def size(self) -> int:
         """Bytes held, about."""
         sample = self.sample
-        return sum(len(moment.state) for moment in sample.moments) + sum(
-            map(len, sample.streams.values())
+        streams = sum(map(len, sample.streams.values()))
+        moments = (
+            len(moment.state) + SCORE_BYTES * len(moment.scores)
+            for moment in sample.moments
         )
+        return len(sample.totals) + streams + sum(moments)
 
 
 def topic(run: str, kind: str) -> bytes:

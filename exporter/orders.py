@@ -94,11 +94,11 @@ def new(
 
 def live(run: Run) -> list[Source]:
     """The sources of a run that can be told anything."""
-    return [
-        one
-        for one in run.sources.values()
-        if one.closed is None and one.lost_at is None
-    ]
+    return [one for one in run.sources.values() if _is_there(one)]
+
+
+def _is_there(source: Source) -> bool:
+    return source.closed is None and source.lost_at is None
 
 
 def taken(sources: Iterable[Source]) -> list[str]:
@@ -267,6 +267,11 @@ class Orders:
         """Whether the run has ended, or this is its owner that starts it anew."""
         if run.owner and hello.role == "owner" and hello.source != run.owner:
             return True
+        # Known at once where somebody lives, the newest most of all; the verdict looks
+        # at all there ever were, and thousands may come at a time.
+        newest_first = reversed(run.sources.values())
+        if run.closed is None and any(map(_is_there, newest_first)):
+            return False
         judged = verdict(run, now, self._rules)
         if judged.state == "lost":  # who was cut off comes back; others begin anew
             return not run.owner and hello.source not in run.sources

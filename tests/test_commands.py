@@ -19,7 +19,7 @@ STOP = wire.Command("c-1", "stop", "step", "late", "ann")
 
 @pytest.fixture
 def source() -> Recorder:
-    return Recorder("run")
+    return Recorder("run", inline=True)  # what is to be done is done in work()
 
 
 def said(source: Recorder) -> List[Tuple[str, str]]:
@@ -112,6 +112,27 @@ def test_a_stop_that_the_run_does_not_come_to_has_failed(source: Recorder) -> No
         "failed",
         "the run ended before it came to that",
     )
+
+
+def test_a_command_whose_turn_does_not_come_has_failed(source: Recorder) -> None:
+    found = Commands(source, stoppable=False)
+    found.take("save", lambda command: found.close())
+    for number in (1, 2):
+        found.came(wire.Command(f"c-{number}", "save"))
+    said(source)
+    found.work()
+    assert said(source) == [("c-1", "accepted"), ("c-2", "failed"), ("c-1", "done")]
+
+
+def test_who_is_impatient_has_nothing_saved_twice(source: Recorder) -> None:
+    found = Commands(source, stoppable=False)
+    saved: List[str] = []
+    found.take("stop", lambda command: saved.append(command.id))
+    come(found, wire.Command("c-1", "stop", "episode"))
+    come(found, wire.Command("c-2", "stop", "step"))
+    assert saved == ["c-1"]
+    assert raises(source, "step"), "the second says when"
+    assert said(source)[-2:] == [("c-1", "done"), ("c-2", "done")]
 
 
 # --- once -----------------------------------------------------------------------------
@@ -271,6 +292,68 @@ def test_a_stop_that_is_raised_in_many_threads_is_done_once(
     run.close()
     assert len(stopped) == 8
     assert answers(listener) == ["delivered", "accepted", "done"]
+
+
+def test_a_callback_that_hangs_holds_up_neither_the_run_nor_its_end(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "TICK", 0.05)
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(command: wire.Command) -> None:
+        begun.set()
+        over.wait(60)
+
+    run = eh.open_run("mug")
+    run.on_command("save", hang)
+    listener.wait_for(listener.sample, what="a sample")
+    listener.command("save")
+    assert begun.wait(20)
+    try:
+        with run.episode() as ep:
+            ep.step()
+        listener.wait_for(lambda: listener.records(wire.EpisodeEnded))
+        before = listener.sample()
+        listener.wait_for(lambda: listener.sample() != before, what="a later sample")
+        monkeypatch.setattr(commands, "LAST_SECONDS", 0.05)
+        run.close()
+        assert listener.records(wire.SourceClosed)
+    finally:
+        over.set()
+    assert answers(listener) == ["delivered", "accepted"]
+
+
+def test_an_exit_lets_a_callback_finish_for_a_moment(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "TICK", 0.05)
+    monkeypatch.setattr(commands, "LAST_SECONDS", 20.0)
+    begun, ending = threading.Event(), threading.Event()
+
+    def save(command: wire.Command) -> None:
+        begun.set()
+        assert ending.wait(20)
+
+    run = eh.open_run("mug", stoppable=True)
+    run.on_command("stop", save)
+    run.on_command("save", save)
+    listener.wait_for(listener.sample, what="a sample")
+    listener.command("save")
+    assert begun.wait(20)
+    listener.command("stop")
+    listener.wait_for(lambda: len(answers(listener)) == 3)
+    closing = threading.Thread(target=run.close)
+    closing.start()
+    listener.wait_for(lambda: len(answers(listener)) == 4)
+    assert not listener.records(wire.SourceClosed)
+    ending.set()
+    closing.join(20)
+    assert listener.records(wire.SourceClosed)
+    last = listener.records(wire.CommandAnswered)[-2:]
+    assert [(one.state, one.detail) for one in last] == [
+        ("failed", "the run ended before it came to that"),
+        ("done", ""),
+    ]
 
 
 def test_a_run_tells_its_commands_while_it_goes_on(

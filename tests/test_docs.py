@@ -390,7 +390,9 @@ def settings_of_the_code() -> Dict[str, Tuple[str, str]]:
         head = re.match(r"(\w+):$", line)
         if head:
             group = head[1]
-        one = re.match(r"  (\w+): \$\{oc\.env:(\w+),(.*)\}$", line)
+        one = re.match(
+            r"  (\w+): (?:\$\{oc\.decode:)?\$\{oc\.env:(\w+),(.*?)\}+$", line
+        )
         if one:
             found[f"{group}.{one[1]}"] = (one[2], one[3].strip('"'))
     return found

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 
 from experiment_hooks import wire
-from exporter.live.evidence import MAX_LINES, Belief, Evidence, parted
+from exporter.live.evidence import MAX_LINES, Belief, Evidence, Leader, parted
 from exporter.live.hub import DrawnChart
 from exporter.trail import GAP, MAX_GLIMPSES, Trail
 
@@ -122,6 +122,35 @@ def test_lines_are_as_many_as_there_are_colours_and_no_two_have_the_same() -> No
     (belief,) = drawn(*moments)
     assert len(belief.colours) == MAX_LINES
     assert len(set(belief.colours.values())) == MAX_LINES
+
+
+def test_no_two_names_of_a_chart_ever_have_the_same_colour() -> None:
+    evidence, trail = Evidence(), Trail()
+    for episode in range(40):
+        names = [f"o{(episode + n) % 12}" for n in range(6)]
+        trail.add(seen(1, dict.fromkeys(names, 1.0), episode))
+        (belief,) = evidence.seen(trail.glimpses())
+        used = [colour for colour in belief.chart.colours if colour >= 0]
+        assert len(used) == len(set(used)) <= MAX_LINES
+        shown = dict(zip(belief.chart.lines, belief.chart.colours))
+        assert {name: shown[name] for name in names} == belief.colours
+
+
+def test_what_leads_is_told_since_when_and_by_how_much() -> None:
+    scores = [{"mug": 1.0, "cup": 2.0}, {"mug": 3.0, "cup": 2.5}, {"mug": 4.0}]
+    trail, evidence = Trail(), Evidence()
+    found = []
+    for step, values in enumerate(scores, 1):
+        trail.add(seen(step, values, target="mug"))
+        found.append(evidence.seen(trail.glimpses())[0].leader)
+    assert found == [
+        Leader("cup", 1, 1.0, "mug", False),
+        Leader("mug", 2, 0.5, "cup", True),
+        Leader("mug", 2, None, "", True),
+    ]
+    trail.add(seen(1, {"mug": math.nan, "cup": 2.0}, 1, target="table"))
+    leader = evidence.seen(trail.glimpses())[0].leader
+    assert leader == Leader("cup", 1, None, "", None), "of the new episode"
 
 
 def test_a_name_keeps_its_colour_in_the_next_episode() -> None:

@@ -522,6 +522,16 @@ GARBAGE: list[tuple[str, list[bytes], str]] = [
         odd_sample(open=(wire.OpenEpisode(0, "eval", phase="p" * 300),)),
         "malformed",
     ),
+    (
+        "a moment's mode too long",
+        odd_sample(moments=(wire.Moment(1.0, 0, mode="m" * 300),)),
+        "malformed",
+    ),
+    (
+        "a moment's target too long",
+        odd_sample(moments=(wire.Moment(1.0, 0, target="t" * 300),)),
+        "malformed",
+    ),
     ("a time of no century", [wire.encode(wire.Heartbeat(sent=1e18))], "malformed"),
     (
         "an episode below zero",

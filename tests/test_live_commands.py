@@ -135,7 +135,7 @@ def test_without_the_token_the_page_leads_to_it_and_back(
     page.get_by_label("Token").fill(exporter.token)
     page.get_by_role("button", name="Open").click()
     page.wait_for_url(f"{exporter.web}/runs/steered")
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
     ask(page, "Stop…")
     page.get_by_role("button", name="Stop", exact=True).click()
     shows(page, "#verdict", "stopped")

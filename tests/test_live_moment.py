@@ -190,7 +190,7 @@ def test_the_strip_shows_where_each_source_stands_the_slowest_first(
     slowest = rows.first.locator("a")
     slowest.focus()
     slowest.press("Enter")
-    shows(chromium_page, "#connection", "live")
+    shows(chromium_page, "#connection", "connected")
     eventually(lambda: "pace 0.3" in chosen.inner_text())
     assert "pace 0.3" in text_of(chromium_page, "#where")
 

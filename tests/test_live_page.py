@@ -46,7 +46,7 @@ def opened(page: Any, url: str) -> None:
     """Go to a page and wait until it is live; what stands in it then was patched."""
     page.goto(url)
     page.evaluate("window.sameDocument = true")
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
 
 
 def same_document(page: Any) -> bool:
@@ -75,7 +75,7 @@ def test_an_empty_list_says_how_to_send_a_first_run_and_that_works(
     assert same_document(chromium_page)
     chromium_page.locator("#runs a.to").click()
     shows(chromium_page, "#verdict", "completed")
-    shows(chromium_page, "#notices", "Complete")
+    shows(chromium_page, "#notices", "Data complete")
     assert console_errors == []
 
 
@@ -93,7 +93,7 @@ def test_the_list_can_be_filtered(
         run_python(code, name, env=exporter.env)
     opened(chromium_page, exporter.web)
     shows(chromium_page, "#counts", "2 runs")
-    chromium_page.get_by_label("Text").fill("suite=ban")
+    chromium_page.get_by_label("Search").fill("suite=ban")
     chromium_page.get_by_role("button", name="Filter").click()
     shows(chromium_page, "#counts", "1 of 2 runs match")
     assert "apple" not in text_of(chromium_page, "#runs")
@@ -118,7 +118,7 @@ def test_the_list_is_filtered_while_one_types(
     opened(chromium_page, exporter.web)
     rows = chromium_page.locator("#runs a.to")
     eventually(lambda: rows.count() == 3)
-    text = chromium_page.get_by_label("Text")
+    text = chromium_page.get_by_label("Search")
     text.press_sequentially("bow")
     eventually(lambda: rows.all_inner_texts() == ["bowls"])
     shows(chromium_page, "#counts", "1 of 3 runs match")
@@ -160,7 +160,7 @@ def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
     for page, path in zip(pages, ("/", "/runs/one")):
         page.add_init_script(told)
         opened(page, exporter.web + path)
-    bell = pages[0].get_by_role("button", name="Tell me")
+    bell = pages[0].get_by_role("button", name="Notify me")
     assert bell.get_attribute("aria-pressed") == "false"
     bell.click()
     eventually(lambda: bell.get_attribute("aria-pressed") == "true")
@@ -171,7 +171,7 @@ def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
         assert others == []
     # What had ended before anybody looked is no news; nor is anything, once unasked.
     pages[1].reload()
-    shows(pages[1], "#connection", "live")
+    shows(pages[1], "#connection", "connected")
     shows(pages[1], "#verdict", "failed")
     assert pages[1].evaluate("window.told") == []
     bell.click()
@@ -411,7 +411,7 @@ def test_between_sources_one_switches_and_the_page_never_does(
     shows(chromium_page, "#state", "who child")  # its episode is the older one
     owner = next(s for s in sources(exporter) if s["role"] == "owner")
     chromium_page.locator("#strip a", has_text=owner["name"]).click()
-    shows(chromium_page, "#connection", "live")
+    shows(chromium_page, "#connection", "connected")
     shows(chromium_page, "#where", "Step")
     shown = chromium_page.locator("#where dl").get_attribute("data-source")
     assert shown == owner["source"]
@@ -487,7 +487,7 @@ def test_a_page_recovers_by_itself_when_the_exporter_comes_back(
     shows(chromium_page, "#connection", "connection lost, trying again", 10)
     before = text_of(chromium_page, "#state")
     exporter.restart()
-    shows(chromium_page, "#connection", "live", 20)
+    shows(chromium_page, "#connection", "connected", 20)
     eventually(lambda: text_of(chromium_page, "#state") != before)
     shows(chromium_page, "#verdict", "running")
     assert chromium_page.locator("#where dl").get_attribute("data-source") == shown

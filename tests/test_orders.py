@@ -12,7 +12,7 @@ import pytest
 from experiment_hooks import wire
 from exporter import orders
 from exporter.orders import MAX_TOLD, Order
-from exporter.verdict import STOP_ID
+from exporter.verdict import STOP_ID, verdict
 from tests.making import NOON, Teller
 from tests.support import ROOT
 from tests.test_writer import Bench
@@ -314,6 +314,24 @@ def test_whom_it_told_is_known_of_so_many(
     assert [told(bench, number) for number in range(2, 10)] == [stop.id] * 8
     ((_, later, _),) = bench.orders.of("run")
     assert len(later) == 3
+
+
+def test_who_comes_to_a_run_that_lives_costs_no_look_at_all_its_processes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = come(bench)
+    stop = give(bench)
+    judged: list[str] = []
+
+    def judge(run: Any, *args: Any) -> Any:
+        judged.append(run.id)
+        return verdict(run, *args)
+
+    monkeypatch.setattr(orders, "verdict", judge)
+    assert [told(bench, number) for number in range(2, 10)] == [stop.id] * 8
+    assert judged == []
+    commit(bench, owner, owner.make(wire.RunClosed, ending="completed"))
+    assert (told(bench, 2), judged) == (None, ["run"])
 
 
 def test_whoever_gives_while_the_writer_is_gone_is_told_in_time(bench: Bench) -> None:

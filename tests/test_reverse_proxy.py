@@ -173,7 +173,7 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     assert (cookie["path"], cookie["secure"]) == ("/episight/", True)
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     page.locator("#runs a.to").click()
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
     assert page.url.startswith(f"{nginx.url}runs/")
     page.evaluate("window.sameDocument = true")
     before = text_of(page, "#state")
@@ -188,7 +188,7 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     page.locator("table.episodes tbody a").first.click()
     shows(page, "main", "eval episode")
     page.locator("a.crumb", has_text="a+b:c@d=1").click()
-    shows(page, "#connection", "live")
+    shows(page, "#connection", "connected")
     page.locator("a.brand").click()
     shows(page, "#runs", "running")
     assert page.url == nginx.url
@@ -215,11 +215,16 @@ def test_commands_come_through_and_the_experiment_prints_the_public_address(
     said = page.evaluate(
         """async () => (await fetch("./api/v1/runs/a+b:c@d=1/commands", {
             method: "POST",
-            headers: {"Content-Type": "application/json"},
+            headers: {
+                "Content-Type": "application/json", "X-Forwarded-For": "10.6.6.6",
+            },
             body: '{"command": "stop"}',
         })).status"""
     )
     assert said == 202
+    commands = f"{exporter.web}/api/v1/runs/a+b:c@d=1/commands"
+    (given,) = http(commands, headers=exporter.bearer).json()["commands"]
+    assert given["by"] == "127.0.0.1 (through 127.0.0.1)", "the proxy's word, not his"
     eventually(lambda: run_of(exporter)["state"] == "stopped")
 
 

@@ -261,7 +261,7 @@ def test_where_reading_needs_the_token_nothing_is_read_without_it(
     chromium_page.get_by_label("Token").fill(exporter.token)
     chromium_page.get_by_role("button", name="Open").click()
     shows(chromium_page, "#runs", "paced")
-    shows(chromium_page, "#connection", "live")
+    shows(chromium_page, "#connection", "connected")
     chromium_page.goto(f"http://localhost:{elsewhere}/")
     chromium_page.evaluate("url => link.href = url", f"{web}/runs/paced")
     chromium_page.locator("#link").click()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -16,6 +17,7 @@ import zmq
 from zmq.auth import load_certificate
 
 from experiment_hooks import cli, wire
+from exporter import feed
 from exporter import tap as taps
 from exporter.inbox import Newest
 from exporter.journal import Batch, Entry
@@ -325,6 +327,16 @@ def test_what_is_too_much_for_the_tap_is_dropped_and_counted(
     eventually(lambda: len(one.heard) == 61)
     assert tap.messages == 61
     assert tap._number == tap._bytes == 0
+
+
+def test_of_samples_that_wait_all_that_may_be_large_is_counted() -> None:
+    scores = {f"LM_0/object_{number:03}": number / 7 for number in range(500)}
+    moment = wire.Moment(NOON, 1, state=b"x" * 3000, scores=scores)
+    streams = {"camera": b"x" * 2000}
+    shown = sample(1, [1.0] * 100, moments=(moment,), streams=streams)
+    seen = feed.Seen.of("run", b"", Newest(shown, [], NOON, NOON))
+    held = sum(sys.getsizeof(one) for pair in scores.items() for one in pair)
+    assert seen.size == pytest.approx(3000 + 2000 + 800 + held, rel=0.25)
 
 
 def test_who_leaves_is_noticed_while_there_is_ever_more_to_say(

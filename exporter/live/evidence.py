@@ -30,26 +30,43 @@ class Chart:
 
     Attributes:
         lines: names; a line is spoken of by its place here.
+        colours: of each line, -1: none. No two have the same, and a name keeps its own
+            as long as there are enough.
         points: in order of their place on the x axis: ``(place, step, values)``, where
             values are line, value, line, value ...; the first of an episode has a
             fourth part, what is to be said of the episode.
         begin: the same of the first point's episode, whose first step may be gone:
-            ``(label, title, target's line or -1, colours)``, where colours are line,
-            colour, line, colour ...
+            ``(label, title, target's line or -1)``.
     """
 
     lines: tuple[str, ...] = ()
+    colours: tuple[int, ...] = ()
     points: tuple[Point, ...] = ()
     begin: Point = ()
 
 
 @dataclass(frozen=True)
+class Leader:
+    """The highest score: whose, since which step of the episode, ahead of which other.
+
+    ``right``: whether it is the episode's target; None where that is no score's name.
+    """
+
+    name: str
+    since: int
+    ahead: float | None = None
+    second: str = ""
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
 class Belief:
-    """One chart, and the colours of the newest episode's lines, by their name."""
+    """One chart, the colours of the newest episode's lines, and what leads there."""
 
     whose: str
     chart: Chart
     colours: Mapping[str, int]
+    leader: Leader | None = None
 
 
 def parted(name: str) -> tuple[str, str]:
@@ -82,7 +99,7 @@ class Evidence:
                 drawing.forget(glimpses[0].place)
         self._drawings = {w: one for w, one in self._drawings.items() if one.points}
         return [
-            Belief(whose, one.chart(), one.colours)
+            Belief(whose, one.chart(), one.colours, one.leader)
             for whose, one in self._drawings.items()
         ]
 
@@ -113,6 +130,8 @@ class _Drawing:
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.colours: dict[str, int] = {}
+        self.leader: Leader | None = None
+        self._owners: dict[str, int] = {}  # the oldest first
         self._lines: dict[str, int] = {}
         self._visit: Visit | None = None
         self._steps: list[tuple[int, int, dict[str, float]]] = []  # of the visit
@@ -122,7 +141,9 @@ class _Drawing:
     def chart(self) -> Chart:
         """As it is now; the same object as long as that does not change."""
         if self._chart is None:
-            self._chart = Chart(tuple(self._lines), tuple(self.points), self._first)
+            colours = tuple(self._owners.get(name, -1) for name in self._lines)
+            points = tuple(self.points)
+            self._chart = Chart(tuple(self._lines), colours, points, self._first)
         return self._chart
 
     def add(self, glimpse: Glimpse, columns: Mapping[str, int]) -> None:
@@ -131,11 +152,13 @@ class _Drawing:
         visit = glimpse.visit
         if visit != self._visit:
             self._visit, self.colours, self._steps = visit, {}, []
+            self.leader = None
         values = {name: glimpse.values[column] for name, column in columns.items()}
         if self._steps and self._steps[-1][0] == glimpse.place:  # the same, seen again
             self._steps.pop()
             self.points.pop()
         self._steps.append((glimpse.place, glimpse.step, values))
+        self.leader = _leader(values, glimpse, self.leader)
         more = self._colour(_highest(values, visit.target))
         if more and len(self._lines) > MAX_KNOWN:
             self._lines, self.points = (
@@ -159,20 +182,23 @@ class _Drawing:
             self._steps.pop(0)
 
     def _colour(self, names: Iterable[str]) -> bool:
-        """Give these a line and a colour, while there are any; whether one is new.
-
-        A name keeps its colour from one episode to the next where that is free.
-        """
+        """Give these a line and a colour, while there are any; whether one is new."""
         more = False
         for name in names:
             if name not in self.colours and len(self.colours) < MAX_LINES:
-                wanted = self._lines.setdefault(name, len(self._lines)) % MAX_LINES
-                taken = self.colours.values()
-                free = [c for c in range(MAX_LINES) if c not in taken]
-                colour = wanted if wanted in free else free[0]
-                self.colours = {**self.colours, name: colour}
+                self._lines.setdefault(name, len(self._lines))
+                if name not in self._owners:
+                    self._owners[name] = self._free()
+                self.colours = {**self.colours, name: self._owners[name]}
                 more = True
         return more
+
+    def _free(self) -> int:
+        """A colour that nobody has, or that one gives up who is not of this episode."""
+        for colour in range(MAX_LINES):
+            if colour not in self._owners.values():
+                return colour
+        return self._owners.pop(next(n for n in self._owners if n not in self.colours))
 
     def _point(self, place: int, step: int, values: Mapping[str, float]) -> Point:
         numbers: list[Any] = []
@@ -186,11 +212,28 @@ class _Drawing:
     def _begin(self) -> tuple[Any, ...]:
         visit = self._visit
         assert visit is not None
-        colours = [x for n, c in self.colours.items() for x in (self._lines[n], c)]
         target = self._lines.get(visit.target or "", -1)
         which = "" if visit.index is None else f" {visit.index}"
         title = f"{visit.mode} episode{which}"[:100]
-        return (visit.target or "")[:100], title, target, tuple(colours)
+        return (visit.target or "")[:100], title, target
+
+
+def _leader(
+    values: Mapping[str, float], glimpse: Glimpse, before: Leader | None
+) -> Leader | None:
+    """What leads now; NaN leads nowhere."""
+    found = sorted((v, name) for name, v in values.items() if v == v)
+    if not found:
+        return None
+    (value, name), target = found[-1], glimpse.visit.target
+    goes_on = before is not None and before.name == name
+    return Leader(
+        name,
+        before.since if before is not None and goes_on else glimpse.step,
+        value - found[-2][0] if len(found) > 1 else None,
+        found[-2][1] if len(found) > 1 else "",
+        name == target if target in values else None,
+    )
 
 
 def _highest(values: Mapping[str, float], target: str | None) -> list[str]:

@@ -172,6 +172,7 @@ class DrawnChart:
 
     def __init__(self, number: int, chart: Chart, before: "DrawnChart | None") -> None:
         self._chart = chart
+        self._head = chart.lines, chart.colours
         self._number = number
         self._versions: list[int] = []
         if before is None:
@@ -182,7 +183,7 @@ class DrawnChart:
             known = dict(zip(before._chart.points, before._versions, strict=True))
             self._versions = [known.get(point, number) for point in chart.points]
         self._lines: int = number
-        if before is not None and before._chart.lines == chart.lines:
+        if before is not None and before._head == self._head:
             self._lines = before._lines
 
     def since(self, has: int) -> dict[str, object]:
@@ -196,7 +197,7 @@ class DrawnChart:
         first = next((n for n, v in enumerate(self._versions) if v > has), len(points))
         said: dict[str, object] = {"points": points[first:]}
         if self._lines > has:
-            said["lines"] = self._chart.lines
+            said["lines"], said["colours"] = self._head
         if first == 0:
             said["begin"] = self._chart.begin
         elif points:

@@ -176,13 +176,12 @@ class Look:
             where = (
                 f"{_short(error.filename or error.name or '?')}, line {error.lineno}"
             )
-        for frame, line in traceback.walk_tb(error.__traceback__):
+        for frame, number in traceback.walk_tb(error.__traceback__):
             path = frame.f_code.co_filename
             if path.startswith(self._own):
                 # Of a whole document's error jinja has translated the lines already.
-                template = frame.f_globals.get("__jinja_template__")
-                if template is not None:
-                    line = template.get_corresponding_lineno(line)
+                made = frame.f_globals.get("__jinja_template__")
+                line = made.get_corresponding_lineno(number) if made else number
                 where = f"{_short(path)}, line {line}"
         said = f"{type(error).__name__}: {error}"
         return f"{where}: {said}"[:500] if where else said[:500]

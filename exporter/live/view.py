@@ -19,7 +19,7 @@ from exporter.live import looks, strip, words
 from exporter.live.aside import Drawing
 from exporter.live.custom import REPLACED
 from exporter.live.eta import NO_MODE, progress
-from exporter.live.evidence import Belief, Chart, parted
+from exporter.live.evidence import Belief, Chart, Leader, parted
 from exporter.live.looks import Fragments, Look
 from exporter.live.strip import Standing
 from exporter.live.tracks import Speed
@@ -291,6 +291,7 @@ class ShownBelief:
 
     whose: str
     chart: str
+    leader: Leader | None
     bars: Sequence[Bar]
     zero: float
     more: int
@@ -303,16 +304,17 @@ def chart_id(whose: str) -> str:
 
 def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownBelief]:
     """Scores by whose they are, beside what is drawn of them."""
-    colours = {belief.whose: belief.colours for belief in drawn}
-    found: dict[str, dict[str, float]] = {whose: {} for whose in colours}
+    known = {belief.whose: belief for belief in drawn}
+    found: dict[str, dict[str, float]] = {whose: {} for whose in known}
     for name, value in values.items():
         whose, what = parted(name)
         found.setdefault(whose, {})[what] = value
     return [
         ShownBelief(
             whose,
-            chart_id(whose) if whose in colours else "",
-            *scores(of_whom, colours.get(whose, {})),
+            chart_id(whose) if whose in known else "",
+            known[whose].leader if whose in known else None,
+            *scores(of_whom, known[whose].colours if whose in known else {}),
         )
         for whose, of_whom in found.items()
         if of_whom

@@ -37,7 +37,7 @@
   class Chart {
     constructor(box) {
       this.points = [];
-      this.lines = [];
+      this.lines = this.colours = [];
       this.range = null; // what is shown: null follows, "all" is all, else [from, to]
       this.cursor = null; // the place that is read
       this.plot = svg("svg", { tabindex: 0, role: "slider", "aria-label": box.dataset.name, "aria-valuenow": 0 });
@@ -56,8 +56,8 @@
     }
 
     // See DrawnChart in hub.py for what comes.
-    take({ lines, points, begin, from }) {
-      if (lines) this.lines = lines;
+    take({ lines, colours, points, begin, from }) {
+      if (lines) [this.lines, this.colours] = [lines, colours];
       if (begin) this.points = [];
       let of = begin;
       while (this.points.length && this.points[0][0] < from) of = this.points.shift()[3] || of;
@@ -111,20 +111,21 @@
         if (end < LEFT || begin > width - RIGHT) continue;
         const size = Math.max(2, end - begin);
         parts.push(svg("rect", { class: `band tint-${tint(band.label)}`, x: begin - 1, y: TOP, width: size + 2, height: HEIGHT - TOP - BOTTOM }));
-        if (band.label.length * 7 < size + 12) parts.push(svg("text", { class: "of", x: begin, y: TOP - 5 }, band.label));
-        for (const [line, colour] of band.colours) {
+        if (band.label.length * 6.5 < size) parts.push(svg("text", { class: "of", x: begin, y: TOP - 5 }, band.label));
+        for (const line of band.lines) {
           let d = "", pen = "M";
           for (const point of band.points) {
             const found = pairs(point[2]).find(([of, value]) => of === line && value !== null);
             if (found) d += `${pen}${x(point[0]).toFixed(1)} ${y(found[1]).toFixed(1)}${pen === "M" ? "h.01" : ""}`;
             pen = found ? "L" : "M";
           }
-          inside.push(svg("path", { class: `line-${colour}${line === band.target ? " target" : ""}`, d }));
+          const lone = band.points.length === 1 ? " lone" : "";
+          inside.push(svg("path", { class: `line-${this.colours[line]}${line === band.target ? " target" : ""}${lone}`, d }));
         }
       }
       const steps = shown.length ? [shown[0], shown.at(-1)] : [];
       steps.forEach((point, n) => parts.push(
-        svg("text", { class: n ? "x end" : "x", x: n ? width - RIGHT : LEFT, y: HEIGHT - 4 }, `step ${point[1].toLocaleString("en")}`)));
+        svg("text", { class: n ? "x end" : "x", x: n ? width - RIGHT : LEFT, y: HEIGHT - 4 }, this.where(point))));
       const view = svg("svg", { x: LEFT - 3, width: width - LEFT - RIGHT + 6, height: HEIGHT, viewBox: `${LEFT - 3} 0 ${width - LEFT - RIGHT + 6} ${HEIGHT}` }, ...inside);
       const at = this.nearest(this.cursor);
       if (at) parts.push(svg("path", { class: "cursor", d: `M${x(at[0]).toFixed(1)} ${TOP}V${HEIGHT - BOTTOM}` }));
@@ -138,13 +139,14 @@
     bands() {
       const found = [];
       for (const point of this.points) {
-        const [place, , , begin] = point;
+        const [place, , values, begin] = point;
         if (begin) {
-          const [label, title, target, colours] = begin;
-          found.push({ label: label || title, title, target, colours: pairs(colours || []), from: place, points: [] });
+          const [label, title, target] = begin;
+          found.push({ label: label || title, title, target, lines: new Set(), from: place, points: [] });
         }
         const band = found.at(-1);
         band.points.push(point);
+        for (const [line] of pairs(values)) band.lines.add(line);
         band.to = place;
       }
       return found;
@@ -161,10 +163,9 @@
     // The values at the cursor, for the eye and for a screen reader.
     tell(at, x, width) {
       const point = at || this.points.at(-1), band = this.bands().findLast((one) => one.from <= point[0]);
-      const colours = new Map(band.colours);
       const values = pairs(point[2]).filter(([, value]) => value !== null).sort((a, b) => b[1] - a[1]);
       const said = values.map(([line, value]) => `${this.lines[line]} ${short(value)}`);
-      const head = `${band.title}, step ${point[1].toLocaleString("en")}`;
+      const head = this.where(point);
       const last = this.points.length - 1;
       Object.entries({ min: 0, max: last, now: this.points.indexOf(point), text: `${head}: ${said.join(", ") || "no scores"}` })
         .forEach(([key, value]) => this.plot.setAttribute(`aria-value${key}`, value));
@@ -172,8 +173,12 @@
       if (!at) return;
       this.tip.classList.toggle("left", x > width / 2);
       this.tip.replaceChildren(html("b", { textContent: head }), html("ul", {}, ...values.map(([line, value]) =>
-        html("li", { className: line === band.target ? "target" : "" }, html("span", { className: `swatch line-${colours.get(line)}` }),
+        html("li", { className: line === band.target ? "target" : "" }, html("span", { className: `swatch line-${this.colours[line]}` }),
           html("span", { className: "label", textContent: this.lines[line] }), html("span", { className: "num", textContent: short(value) })))));
+    }
+
+    where(point) {
+      return `${this.bands().findLast((band) => band.from <= point[0]).title}, step ${point[1].toLocaleString("en")}`;
     }
 
     read(place) {

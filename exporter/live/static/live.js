@@ -146,7 +146,7 @@
   }
 
   function showBell() {
-    bell.hidden = !window.Notification;
+    bell.hidden = !window.Notification || !document.body.dataset.socket;
     bell.setAttribute("aria-pressed", wanted());
     bell.disabled = window.Notification && Notification.permission === "denied";
     bell.title = bell.disabled ? "This browser does not allow notifications here" : "A notification when a run ends, stalls or is lost, as long as a page is open";
@@ -199,7 +199,7 @@
 
   function say(live) {
     root.classList.toggle("lost", !live);
-    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "live";
+    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "connected";
     if (connection.textContent !== text) connection.textContent = text;
   }
 
