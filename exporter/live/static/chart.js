@@ -125,7 +125,7 @@
       }
       const steps = shown.length ? [shown[0], shown.at(-1)] : [];
       steps.forEach((point, n) => parts.push(
-        svg("text", { class: n ? "x end" : "x", x: n ? width - RIGHT : LEFT, y: HEIGHT - 4 }, this.where(point))));
+        svg("text", { class: n ? "x end" : "x", x: n ? width - RIGHT : LEFT, y: HEIGHT - 4 }, width < 480 ? `step ${point[1]}` : this.where(point))));
       const view = svg("svg", { x: LEFT - 3, width: width - LEFT - RIGHT + 6, height: HEIGHT, viewBox: `${LEFT - 3} 0 ${width - LEFT - RIGHT + 6} ${HEIGHT}` }, ...inside);
       const at = this.nearest(this.cursor);
       if (at) parts.push(svg("path", { class: "cursor", d: `M${x(at[0]).toFixed(1)} ${TOP}V${HEIGHT - BOTTOM}` }));
