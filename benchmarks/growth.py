@@ -5,7 +5,8 @@ Run by hand, from the checkout, on Linux. Rules of this measurement:
 - Start-up is from the start of the process to the first 200 of ``/-/ready``, with a
   journal that was written before, of runs that have ended. What is asked then is a
   median of five: a scrape (their time of grace is over, so its series are few), the
-  list of runs, the page of all runs, and the last page of a run's episodes.
+  list of runs, the page of all runs and of those that a filter lets through, and the
+  last page of a run's episodes.
 - Days: a thousand episodes of ten runs each day are committed, and what is older than
   30 days is deleted, as the retention does it; the file's size is looked at.
 - Churn: runs come, are scraped, end and are deleted, in rounds, of one exporter.
@@ -86,6 +87,7 @@ def start_ups(levels: list[tuple[int, int]]) -> Iterator[list[object]]:
                             "/metrics",
                             "/api/v1/runs",
                             "/",
+                            "/?q=run-42&state=completed",
                             last_page(exporter, "run-0"),
                         )
                     ),
@@ -192,7 +194,7 @@ def delete_all(exporter: Exporter) -> None:
 
 START_HEAD = (
     "a journal with", "MiB", "ready s", "RSS MiB", "scrape ms", "runs ms", "page ms",
-    "episodes ms",
+    "filter ms", "episodes ms",
 )  # fmt: skip
 CHURN_HEAD = ("one exporter", "RSS MiB", "scrape ms", "empty ms", "journal MiB")
 

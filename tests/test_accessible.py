@@ -89,6 +89,7 @@ def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
     page.set_viewport_size({"width": size[0], "height": size[1]})
     run_python.start(RICH, "stays", env=exporter.env).wait_for("open")
     eventually(lambda: exporter.episodes("rich", "?outcome=open"))
+    eventually(lambda: exporter.episodes("rich", "?failed=1"))
     (failed,) = exporter.episodes("rich", "?failed=1")
     (fine,) = exporter.episodes("rich", "?mode=eval&limit=1")
     (unfinished,) = exporter.episodes("rich", "?outcome=open")

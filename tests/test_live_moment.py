@@ -263,14 +263,14 @@ def test_a_page_is_light(
     eventually(lambda: len(exporter.episodes("scores")) >= 5)
     sizes: Dict[str, int] = {}
 
-    def note(response: Any) -> None:
-        said = response.request.sizes()
-        sizes[response.url.rpartition("/")[2].partition("?")[0]] = (
+    def note(request: Any) -> None:
+        said = request.sizes()
+        sizes[request.url.rpartition("/")[2].partition("?")[0]] = (
             said["responseBodySize"] + said["responseHeadersSize"]
         )
 
-    chromium_page.on("response", note)
-    chromium_page.goto(f"{exporter.web}/runs/scores")
+    chromium_page.on("requestfinished", note)
+    opened(chromium_page, f"{exporter.web}/runs/scores")
     images = {name for name in sizes if name.endswith(".png")}
     scripts = {name for name in sizes if name.endswith(".js")}
     assert {"scores", "style.css", "live.js"} <= sizes.keys()

@@ -133,14 +133,17 @@ def test_the_list_is_filtered_while_one_types(
 
 
 def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
-    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium: Any
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    chromium: Any,
+    tmp_path: Path,
 ) -> None:
     exporter = exporter_process()
     code = """
-        import sys, time
+        import pathlib, sys, time
         import experiment_hooks as eh
         with eh.open_run("told", run_id=sys.argv[1]) as run, run.episode() as ep:
-            for _ in range(int(sys.argv[2])):
+            while not pathlib.Path(sys.argv[2]).exists():
                 ep.step()
                 time.sleep(0.02)
             raise ValueError("the arm is stuck")
@@ -155,7 +158,8 @@ def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
         };
     """
     pages = [context.new_page() for _ in range(2)]
-    run_python.start(code, "one", "150", env=exporter.env)
+    end = tmp_path / "end"
+    run_python.start(code, "one", str(end), env=exporter.env)
     eventually(lambda: exporter.run("one"))
     for page, path in zip(pages, ("/", "/runs/one")):
         page.add_init_script(told)
@@ -164,8 +168,11 @@ def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
     assert bell.get_attribute("aria-pressed") == "false"
     bell.click()
     eventually(lambda: bell.get_attribute("aria-pressed") == "true")
+    for page in pages:  # they have seen it before it ends
+        eventually(lambda page=page: page.locator(".badge").first.is_visible())
+    end.touch()
     for page in pages:
-        eventually(lambda page=page: page.evaluate("window.told.length") == 1)
+        eventually(lambda page=page: page.evaluate("window.told.length") == 1, 20)
         (title, _), *others = page.evaluate("window.told")
         assert title.startswith("failed: told")
         assert others == []
@@ -176,7 +183,7 @@ def test_who_wants_it_is_told_how_a_run_ends_while_looking_elsewhere(
     assert pages[1].evaluate("window.told") == []
     bell.click()
     eventually(lambda: bell.get_attribute("aria-pressed") == "false")
-    run_python(code, "two", "5", env=exporter.env, status=1)
+    run_python(code, "two", str(end), env=exporter.env, status=1)
     shows(pages[0], "#runs", "two")
     eventually(lambda: pages[0].locator("#run-two .badge").inner_text() == "failed")
     assert pages[0].evaluate("window.told.length") == 1
