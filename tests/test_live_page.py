@@ -559,13 +559,23 @@ def test_only_pages_of_the_exporter_itself_may_listen(
 
 
 def test_the_pages_need_nothing_from_elsewhere_and_no_inline_code(
-    exporter_process: Callable[..., Exporter], chromium_page: Any
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    chromium_page: Any,
+    console_errors: List[str],
 ) -> None:
     exporter = exporter_process()
+    run_python.start(PACED, env=exporter.env)
+    eventually(lambda: exporter.value("experiment_episodes_total", run="paced"))
     asked: List[str] = []
     chromium_page.on("request", lambda request: asked.append(request.url))
     opened(chromium_page, exporter.web)
-    assert asked
+    opened(chromium_page, f"{exporter.web}/runs/paced")
+    chromium_page.goto(f"{exporter.web}/runs/paced/episodes")
+    chromium_page.locator("tbody a").first.click()
+    chromium_page.wait_for_load_state()
+    assert len(asked) > 5
     assert all(url.startswith(exporter.web) for url in asked)
-    policy = exporter.get("/").headers["Content-Security-Policy"]
-    assert "unsafe" not in policy
+    assert console_errors == []
+    for path in ("/", "/runs/paced", "/runs/paced/episodes"):
+        assert "unsafe" not in exporter.get(path).headers["Content-Security-Policy"]
