@@ -28,6 +28,7 @@ _NEWER = (
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
 _ON_3_11 = {
+    "test_accessible.py",
     "test_e2e_commands.py",
     "test_e2e_disk.py",
     "test_e2e_faults.py",
@@ -39,6 +40,9 @@ _ON_3_11 = {
     "test_e2e_verdicts.py",
     "test_environment_sh.py",
     "test_flooded.py",
+    "test_live_episodes.py",
+    "test_live_moment.py",
+    "test_live_views.py",
     "test_run_sh.py",
     "test_wheel.py",
 }
