@@ -99,11 +99,10 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     eventually(lambda: pressed(chromium_page, "Follow") == "true")
 
     # Dragged over, that is shown.
-    box = plot.bounding_box()
     mouse = chromium_page.mouse
-    mouse.move(box["x"] + 100, box["y"] + 60)
+    plot.hover(position={"x": 100, "y": 60})
     mouse.down()
-    mouse.move(box["x"] + 200, box["y"] + 60)
+    plot.hover(position={"x": 200, "y": 60})
     mouse.up()
     eventually(lambda: pressed(chromium_page, "Follow") == "false")
     chromium_page.locator(".zoom button", has_text="All").first.click()

@@ -390,7 +390,7 @@ def test_five_hundred_slow_clients_are_not_noticed(
         assert exporter.post(COMMANDS, {"command": "save"}).status == 409
         eventually(lambda: (prometheus.value("count_over_time(up[1m])") or 0) > 4, 20)
         assert prometheus.value("min_over_time(up[1m])") == 1
-    assert text_of(chromium_page, "#connection") == "live"
+    assert text_of(chromium_page, "#connection") == "connected"
 
 
 def test_where_browsers_have_taken_all_connections_prometheus_still_scrapes(

@@ -47,7 +47,7 @@
       this.all = button("All", "Show all steps that are kept", () => this.show("all"));
       box.append(html("div", { className: "zoom" }, this.follow, this.all), this.plot, this.tip);
       this.plot.onpointermove = (event) => this.moved(event);
-      this.plot.onpointerdown = (event) => event.button === 0 && (this.drag = this.x(event));
+      this.plot.onpointerdown = (event) => this.taken(event);
       this.plot.onpointerup = (event) => this.dropped(event);
       this.plot.onpointerleave = () => (this.drag = this.at = null, this.read(null));
       this.plot.onblur = () => this.read(null);
@@ -195,6 +195,13 @@
       const rests = clientX === this.at?.[0] && clientY === this.at?.[1];
       this.at = [clientX, clientY];
       if (this.place && !rests) this.read(this.place(this.x({ clientX })));
+    }
+
+    // To its end, also where the pointer leaves the chart.
+    taken(event) {
+      if (event.button !== 0) return;
+      this.drag = this.x(event);
+      this.plot.setPointerCapture(event.pointerId);
     }
 
     dropped(event) {
