@@ -14,22 +14,18 @@ Run by hand, from the checkout, on Linux with Chromium. Rules of this measuremen
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet import memory
+from benchmarks.live import CHROMIUM, experiment
 from benchmarks.table import machine, say, table
-from tests.support import Exporter, eventually
+from tests.support import Exporter
 
 AN_HOUR = 36_000
 SHARES = 10
-CHROMIUM = "/usr/bin/chromium"
 OFTEN = """
 from exporter.live import hub
 hub.TICK = 0.002
@@ -44,22 +40,22 @@ line.WATCHED_TICK = 0.004
 import experiment_hooks as eh
 
 depth = np.linspace(0, 4, 64 * 64, dtype="f4").reshape(64, 64)
-objects = [f"object {n}" for n in range(77)]
+objects = [f"object {n}" for n in range(20)]
 with eh.open_run("hour", run_id="hour") as run:
     loss = run.gauge("loss")
     for number in itertools.count():
-        target = objects[number % 77]
+        target = objects[number % 20]
         with run.episode(mode="eval", index=number, target=target) as ep:
             for step in range(100):
                 scores = {
-                    f"LM_{lm}/{name}": (name == target) * step + hash((name, step)) % 9
+                    f"LM_{lm}/{name}": (name == target) * step + len(name) * step % 9
                     for lm in range(2) for name in objects
                 }
                 state = {"step": step, "pose": {"x": step / 7, "at": [number, step]}}
                 ep.step(state, scores, images={"depth": depth + step})
                 loss.set(step / (number + 1))
                 run.publish_data("sensors", [step, number])
-                time.sleep(0.004)
+                time.sleep(0.002)
             run.publish_log("info", f"episode {number} has ended", number=number)
             ep.finish("correct", results={"return": step / 3})
 """
@@ -75,22 +71,6 @@ window.WebSocket = class extends Plain {
 """
 
 
-@contextmanager
-def experiment(exporter: Exporter) -> Iterator[None]:
-    """Meanwhile it runs."""
-    root = str(Path(__file__).resolve().parent.parent)
-    env = {**exporter.env, "PYTHONPATH": root, "PYTHONHASHSEED": "0"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", EXPERIMENT], env=env, stderr=subprocess.DEVNULL
-    )
-    try:
-        eventually(lambda: any(one["run"] == "hour" for one in exporter.runs()))
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 def looked_at(updates: int) -> Iterator[list[object]]:
     """A row for each share of so many updates."""
     from playwright.sync_api import sync_playwright
@@ -98,9 +78,13 @@ def looked_at(updates: int) -> Iterator[list[object]]:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
         exporter = Exporter(Path(directory), how=("-c", OFTEN)).start()
         try:
-            with experiment(exporter), sync_playwright() as playwright:
+            with (
+                experiment(exporter, EXPERIMENT, "hour"),
+                sync_playwright() as playwright,
+            ):
                 browser = playwright.chromium.launch(
-                    executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+                    executable_path=str(CHROMIUM),
+                    args=["--no-sandbox", "--disable-gpu"],
                 )
                 page = browser.new_page()
                 page.add_init_script(COUNT)
@@ -139,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     say(machine("playwright"))
     say()
-    if not os.path.exists(CHROMIUM):
+    if not CHROMIUM.exists():
         say("Chromium is not installed")
         return
     head = ("updates", "exporter MB", "page's heap MB", "nodes", "listeners")

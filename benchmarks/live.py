@@ -121,14 +121,16 @@ def _size(data: bytes) -> tuple[int | None, int]:
 
 
 @contextmanager
-def experiment(exporter: Exporter) -> Iterator[None]:
-    """Meanwhile it runs."""
+def experiment(
+    exporter: Exporter, code: str = EXPERIMENT, run: str = "seen"
+) -> Iterator[None]:
+    """Meanwhile it runs, under this id."""
     env = {**exporter.env, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     process = subprocess.Popen(
-        [sys.executable, "-c", EXPERIMENT], env=env, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL
     )
     try:
-        eventually(lambda: any(one["run"] == "seen" for one in exporter.runs()))
+        eventually(lambda: any(one["run"] == run for one in exporter.runs()))
         yield
     finally:
         process.kill()
