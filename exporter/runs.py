@@ -144,13 +144,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Readable, and unique within a run as far as hosts and pids are.
-
-        A source that does not say where it runs is known by its id.
-        """
-        if not self.opened.host and not self.opened.pid:
-            return self.id.hex()[:8]
-        return f"{self.opened.host}:{self.opened.pid}"
+        """Readable, and unique within a run as far as hosts and pids are."""
+        return name_of(self.opened)
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -165,9 +160,7 @@ class Source:
     @property
     def steps(self) -> int:
         """How many steps it has taken, as far as its newest totals say."""
-        totals = self.totals
-        found = sum(totals[at] for at in self.schema.steps if at < len(totals))
-        return int(found) if math.isfinite(found) else 0
+        return steps_of(self.schema, self.totals)
 
     def has_dropped(self, dropped: Mapping[str, int]) -> None:
         """So much it has dropped itself, by reason: that only grows."""
@@ -183,6 +176,19 @@ class Source:
     def shift(self, time: float) -> float:
         """A time of the source's clock, by the exporter's clock."""
         return time + self.skew
+
+
+def name_of(opened: wire.SourceOpened) -> str:
+    """A source's name; of one that does not say where it runs, its id."""
+    if not opened.host and not opened.pid:
+        return opened.source.hex()[:8]
+    return f"{opened.host}:{opened.pid}"
+
+
+def steps_of(schema: Schema, totals: tuple[float, ...]) -> int:
+    """The steps that a source's totals say, of all modes."""
+    found = sum(totals[at] for at in schema.steps if at < len(totals))
+    return int(found) if math.isfinite(found) else 0
 
 
 class Run:

@@ -21,7 +21,7 @@ from exporter.live.aside import Drawing
 from exporter.live.evidence import Evidence
 from exporter.live.looks import OURS, Look
 from exporter.live.recent import Recent
-from exporter.live.strip import Standing, Strip
+from exporter.live.strip import Strip
 from exporter.live.tracks import Seen
 from exporter.live.view import Json, Moment, Shown, ShownImage, ShownValue
 from exporter.orders import Orders
@@ -70,7 +70,7 @@ class _Copy:
     more_sources: int
     logs: dict[int, Json]
     ends: int
-    standings: list[Standing]
+    held: list[strip.Held]
 
     def of(self, source: str) -> Json | None:
         """What is said of a source, by its id."""
@@ -123,6 +123,7 @@ class RunScene:
         self._moments = Moments()
         self._evidence = Evidence()
         self._strip = Strip()
+        self._stand: tuple[object, list[strip.Standing]] = (None, [])
         self._asked_for: object = None
 
     def look(self, now: float) -> Shown:
@@ -140,7 +141,10 @@ class RunScene:
         speeds = recent.speeds if recent else {}
         rows = self._episodes(copy)
         moment, seen = self._moment(copy), self._seen_last(copy)
-        stand = self._strip.seen(copy.standings)
+        if self._stand[0] is not copy:
+            found = self._strip.seen(map(strip.standing, copy.held))
+            self._stand = copy, found
+        stand = self._stand[1]
         error = run["error"] or self._its_error(copy)
         shown, good, old = hexadecimal(self._source), run["success"], draw.rows("log")
         return (
@@ -240,7 +244,7 @@ class RunScene:
             more,
             _log_lines(run, self._copy),
             sum(mode.ended + mode.lost for mode in run.modes.values()),
-            strip.standings(run),
+            strip.held(run),
         )
 
     def _episodes(self, copy: _Copy) -> dict[int, Json]:

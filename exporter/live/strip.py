@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from exporter.runs import Run, Source
+from experiment_hooks import wire
+from exporter.merge import Schema
+from exporter.runs import Run, name_of, steps_of
 
 MAX_SHOWN = 24
 RATE_SECONDS = 10.0
@@ -32,25 +34,36 @@ class Standing(NamedTuple):
     rate: float | None = None
 
 
-def standings(run: Run) -> list[Standing]:
-    """Where the live sources stand; under the state's lock."""
+class Held(NamedTuple):
+    """What is taken of a source under the state's lock; none of it changes."""
+
+    opened: wire.SourceOpened
+    sample: wire.Sample | None
+    schema: Schema
+    totals: tuple[float, ...]
+    skew: float
+    heard: float
+
+
+def held(run: Run) -> list[Held]:
+    """The live sources of a run; under the state's lock, hence as little as can be."""
     return [
-        _standing(one)
+        Held(one.opened, one.sample, one.schema, one.totals, one.skew, one.last_at)
         for one in run.sources.values()
         if one.closed is None and one.lost_at is None
     ]
 
 
-def _standing(one: Source) -> Standing:
-    sample = one.sample
+def standing(one: Held) -> Standing:
+    """Where a source stands."""
+    sample, skew = one.sample, one.skew
+    found = Standing(one.opened.source.hex(), name_of(one.opened), one.heard, 0, None)
     if sample is None:
-        return Standing(one.id.hex(), one.name, one.last_at, 0, None)
-    found = Standing(
-        one.id.hex(),
-        one.name,
-        one.shift(sample.sent),
-        one.steps,
-        one.shift(sample.progress) if sample.progress else None,
+        return found
+    found = found._replace(
+        at=sample.sent + skew,
+        total=steps_of(one.schema, one.totals),
+        progress=sample.progress + skew if sample.progress else None,
     )
     if not sample.open:
         return found
