@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from experiment_hooks import endings
 from experiment_hooks.errors import Terminated
+from experiment_hooks.saying import saying
 from experiment_hooks.sigterm import Sigterm
 
 if TYPE_CHECKING:
@@ -165,19 +166,25 @@ _held: List[Any] = []
 
 def _before_fork() -> None:
     _forking.acquire()
+    saying.before_fork()  # first: who says something may want a lock of a run
     for lock in list(_locks):
         lock.acquire()
         _held.append(lock)
 
 
 def _after_fork_in_parent() -> None:
+    _forked(in_child=False)
+
+
+def _forked(in_child: bool) -> None:
     while _held:
         _held.pop().release()
+    saying.after_fork(in_child)
     _forking.release()
 
 
 def _after_fork_in_child() -> None:
-    _after_fork_in_parent()
+    _forked(in_child=True)
     _sigterm.restore()
     _before.clear()
     for run in _open_runs:

@@ -36,6 +36,7 @@ from experiment_hooks.line import Line
 from experiment_hooks.metrics import DEFAULT_BUCKETS, NO_SERIES, Series
 from experiment_hooks.no_episode import NO_EPISODE
 from experiment_hooks.recorder import Recorder
+from experiment_hooks.saying import saying
 from experiment_hooks.sender import Inline, Sender
 from experiment_hooks.settings import Settings
 from experiment_hooks.spool import Folder, Spool
@@ -519,7 +520,7 @@ def _say_page(url: str) -> None:
     if logger.hasHandlers():
         logger.info("episight: %s", url)
     elif sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # it is closed
+        with saying, contextlib.suppress(OSError, ValueError):  # it is closed
             sys.stderr.write(f"episight: {url}\n")
             sys.stderr.flush()
 

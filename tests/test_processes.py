@@ -680,3 +680,50 @@ def test_excepthook_is_nobody_s_but_the_user_s(
     assert "mine" in found.output.splitlines(), "in any order with the run's page"
     assert "Traceback" not in found.output
     assert endings(listener) == [("failed", "", "ValueError")]
+
+
+FORKED_WHILE_SOMETHING_IS_SAID = """
+    import io, os, sys, threading, time
+
+    writing = threading.Event()
+
+    class Slow(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if b"/runs/" in bytes(data):
+                writing.set()
+                time.sleep(0.5)
+            return len(data)
+
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()), line_buffering=True)
+    if sys.argv[1] == "log":
+        import logging
+        logging.basicConfig(level=logging.INFO)
+
+    import experiment_hooks as eh
+
+    with eh.open_run("forks") as run:
+        assert writing.wait(20)
+        child = os.fork()
+        if child == 0:
+            sys.stderr.flush()  # as multiprocessing does
+            os._exit(0)
+        end = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(child, 9)
+                print("HANGS", flush=True)
+            time.sleep(0.01)
+    print("ENDED", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["stderr", "log"])
+def test_a_child_forked_while_the_page_is_told_ends(
+    how: str, listener: Listener, run_python: Pythons
+) -> None:
+    env = {"EPISIGHT_ENDPOINT": listener.endpoint, "PYTHONWARNINGS": "ignore"}
+    said = run_python(FORKED_WHILE_SOMETHING_IS_SAID, how, env=env)
+    assert said.output.split() == ["ENDED"]

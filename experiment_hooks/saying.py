@@ -1,0 +1,58 @@
+"""What is said to people, in the log or on stderr: no fork comes in between.
+
+A fork while another thread writes leaves its child with a stream whose lock nobody
+holds any more: CPython gives the locks of logging back, those of streams it does not.
+multiprocessing's children flush stderr at their end, and waited for good (seen on 3.13,
+where a pool was made while the sender told the run's page). So whatever our threads say
+they say under a lock, for which a fork waits.
+"""
+
+import logging
+import threading
+from typing import Any
+
+LONGEST = 1.0
+"""Seconds for which a fork waits at most: who reads what is said may have stopped."""
+
+
+class Saying:
+    """The lock; ``with saying:`` around whatever writes to a stream."""
+
+    def __init__(self) -> None:
+        # Reentrant: a handler of signals may say something, in the middle of another.
+        self._lock = threading.RLock()
+        self._held = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """Nobody says anything until the fork is done."""
+        self._held = self._lock.acquire(timeout=LONGEST)
+
+    def after_fork(self, in_child: bool) -> None:
+        """The fork is done."""
+        if self._held:
+            self._held = False
+            self._lock.release()
+        elif in_child:  # a thread that is not here has it
+            self._lock = threading.RLock()
+
+
+saying = Saying()
+
+
+def _guard(logger: logging.Logger) -> None:
+    handle = logger.handle
+
+    def guarded(record: Any) -> None:
+        with saying:
+            handle(record)
+
+    logger.handle = guarded  # type: ignore[method-assign]
+
+
+_guard(logging.getLogger("experiment_hooks"))
