@@ -88,11 +88,14 @@ def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
     exporter = exporter_process("live.trace_url='http://t/{trace_id}'")
     page.set_viewport_size({"width": size[0], "height": size[1]})
     run_python.start(RICH, "stays", env=exporter.env).wait_for("open")
-    eventually(lambda: exporter.episodes("rich", "?outcome=open"))
+    is_open = "?outcome=open"
+    eventually(
+        lambda: [one["index"] for one in exporter.episodes("rich", is_open)] == [120]
+    )
     eventually(lambda: exporter.episodes("rich", "?failed=1"))
     (failed,) = exporter.episodes("rich", "?failed=1")
     (fine,) = exporter.episodes("rich", "?mode=eval&limit=1")
-    (unfinished,) = exporter.episodes("rich", "?outcome=open")
+    (unfinished,) = exporter.episodes("rich", is_open)
     for path, heading in (
         ("/runs/rich/episodes", "Episodes"),
         ("/runs/rich/episodes?outcome=nothing", "Episodes"),
