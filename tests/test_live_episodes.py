@@ -151,7 +151,12 @@ def test_an_open_episode_is_found_from_the_run_and_leads_back_to_it(
 ) -> None:
     exporter = exporter_process()
     run_python.start(RICH, "stays", env=exporter.env).wait_for("open")
-    eventually(lambda: exporter.episodes("rich", "?outcome=open"))
+    eventually(
+        lambda: (
+            [one["index"] for one in exporter.episodes("rich", "?outcome=open")]
+            == [120]
+        )
+    )
     page = chromium_page
     page.goto(f"{exporter.web}/runs/rich/episodes")
     page.get_by_role("link", name="1 open").click()
