@@ -174,6 +174,54 @@ def watched(viewers: int, seconds: float) -> list[object]:
     ]
 
 
+def unharmed(viewers: int, seconds: float) -> str:
+    """What scrapes and the slowest viewer see while so many look, and one is stuck."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
+        exporter = Exporter(Path(directory)).start()
+        try:
+            with experiment(exporter):
+                alone = _scraped(exporter, seconds / 4)
+                stuck = Viewer(exporter.web, "/runs/seen/live")  # nobody reads there
+                crowd = [
+                    Viewer(exporter.web, "/runs/seen/live") for _ in range(viewers)
+                ]
+                selector = selectors.DefaultSelector()
+                for one in crowd:
+                    selector.register(one.socket, selectors.EVENT_READ, one)
+                _read(selector, 2.0)
+                for one in crowd:
+                    one.delays = []
+                meanwhile: list[float] = []
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    _read(selector, 0.5)
+                    meanwhile += _scraped(exporter, 0.0)
+                worst = max(delay for one in crowd for delay in one.delays)
+                stuck.socket.close()
+                for one in crowd:
+                    one.socket.close()
+        finally:
+            exporter.stop()
+    return (
+        f"{viewers} viewers and one that never reads: no update was older than"
+        f" {worst * 1e3:.0f} ms (goal: 1,000); a scrape took"
+        f" {statistics.median(meanwhile) * 1e3:.1f} ms, without them"
+        f" {statistics.median(alone) * 1e3:.1f} ms"
+    )
+
+
+def _scraped(exporter: Exporter, seconds: float) -> list[float]:
+    """How long scrapes took, one at least."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+    while not took or time.monotonic() < end:
+        since = time.perf_counter()
+        assert exporter.get("/metrics").status == 200
+        took.append(time.perf_counter() - since)
+        time.sleep(0.02)
+    return took
+
+
 def _read(selector: selectors.BaseSelector, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -226,6 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     head = ("viewers", "updates/s", "bytes each", "CPU", "us an update", "ms", "p99")
     table(head, (watched(viewers, seconds) for viewers in levels))
     say()
+    say(unharmed(levels[-1], seconds))
     say(painted(seconds))
 
 
