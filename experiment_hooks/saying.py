@@ -5,6 +5,9 @@ holds any more: CPython gives the locks of logging back, those of streams it doe
 multiprocessing's children flush stderr at their end, and waited for good (seen on 3.13,
 where a pool was made while the sender told the run's page). So whatever our threads say
 they say under a lock, for which a fork waits.
+
+The experiment's own threads do not take it: one that holds a logging handler's lock,
+and is in a hook call there, would wait for a sender that waits for that very handler.
 """
 
 import logging
@@ -15,6 +18,12 @@ LONGEST = 1.0
 """Seconds for which a fork waits at most: who reads what is said may have stopped."""
 
 
+class _Thread(threading.local):
+    """Whether the thread is one of ours."""
+
+    ours = False
+
+
 class Saying:
     """The lock; ``with saying:`` around whatever writes to a stream."""
 
@@ -22,12 +31,19 @@ class Saying:
         # Reentrant: a handler of signals may say something, in the middle of another.
         self._lock = threading.RLock()
         self._held = False
+        self._thread = _Thread()
+
+    def adopt(self) -> None:
+        """From now on this thread, one of ours, says nothing while there is a fork."""
+        self._thread.ours = True
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        if self._thread.ours:
+            self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        if self._thread.ours:
+            self._lock.release()
 
     def before_fork(self) -> None:
         """Nobody says anything until the fork is done."""

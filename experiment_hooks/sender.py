@@ -12,6 +12,7 @@ from typing import Optional
 from experiment_hooks import signals
 from experiment_hooks.line import TICK, Line
 from experiment_hooks.recorder import Recorder
+from experiment_hooks.saying import saying
 
 logger = logging.getLogger("experiment_hooks")
 
@@ -43,6 +44,7 @@ class Sender(threading.Thread):
         line = self._line
         try:
             signals.take_none()
+            saying.adopt()
             while not self._closing.is_set():
                 self._pump()
                 if line.greeted or not line.hopeful:

@@ -274,3 +274,37 @@ def test_a_handler_of_a_disabled_run_does_nothing(
         logger.info("x")
         logger.info("%d", "x")
     assert listener.heard() == []
+
+
+def test_who_holds_a_handlers_lock_waits_for_no_sender(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sender that says something waits for the handler; its holder says so, too."""
+    says = logging.getLogger("experiment_hooks")
+    inside, waits, said = (threading.Event() for _ in range(3))
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "outer":
+                inside.set()
+                assert waits.wait(20)
+                says.warning("inner")
+                said.set()
+
+        def filter(self, record: logging.LogRecord) -> Any:
+            if threading.current_thread().name == "episight-sender":
+                waits.set()  # its next step is the handler's lock
+            return super().filter(record)
+
+    handler = Handler()
+    logging.getLogger().addHandler(handler)
+    outer = threading.Thread(
+        target=logging.getLogger("other").warning, args=("outer",), daemon=True
+    )
+    try:
+        outer.start()
+        assert inside.wait(20)
+        with caplog.at_level(logging.INFO), eh.open_run("mug"):
+            assert said.wait(20)
+    finally:
+        logging.getLogger().removeHandler(handler)
