@@ -146,14 +146,19 @@ class RunMetrics:
         With ``wait=False`` it is found out meanwhile: of thousands of runs it takes
         seconds, for which no page is to wait.
         """
-        if 0 <= self._clock() - self._looked < LOOK_SECONDS:
+        if self._fresh:
             return
         if wait:
             with self._lock:
-                self._families()
+                if not self._fresh:  # another one has looked meanwhile
+                    self._families()
         elif not (self._looking and self._looking.is_alive()):
             self._looking = threading.Thread(target=self.look, name="look", daemon=True)
             self._looking.start()
+
+    @property
+    def _fresh(self) -> bool:
+        return 0 <= self._clock() - self._looked < LOOK_SECONDS
 
     def _families(self) -> list[Family]:
         now = self._looked = self._clock()

@@ -126,7 +126,7 @@ class Pages:
         if not known:
             return view.page("missing.html", view.Shown(), **values), 404
         look = self._look(run, fresh=True)
-        shown = self._hub.shown(self._run(run))
+        shown = self._hub.shown(self._run(run, look))
         with look.in_use():
             return view.page("run.html", shown, **values)
 
@@ -153,7 +153,7 @@ class Pages:
 
     def run_live(self, connection: Any, run: str) -> None:
         """Keeps a run's page right."""
-        self._attend(self._run(run), connection)
+        self._attend(self._run(run, self._look(run)), connection)
 
     def _attend(self, subject: Subject, connection: Any) -> None:
         browser = Connected(connection)
@@ -198,9 +198,8 @@ class Pages:
             ),
         )
 
-    def _run(self, run: str) -> Subject:
+    def _run(self, run: str, look: Look) -> Subject:
         source = _source(flask.request.args.get("source", ""))
-        look = self._look(run)
         return Subject(
             key=(run, source, look),
             scene=lambda: RunScene(run, source, self._hub.parts, look),
