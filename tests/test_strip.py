@@ -2,7 +2,10 @@
 
 from typing import Optional
 
+from experiment_hooks import wire
+from exporter.live import strip
 from exporter.live.strip import MAX_SHOWN, Standing, Strip, shown
+from exporter.merge import Schema
 
 
 def standing(number: int, at: float, total: int, **more: object) -> Standing:
@@ -42,6 +45,31 @@ def test_a_rate_is_that_of_the_last_ten_seconds() -> None:
     for second in range(31):
         total = 100 * min(second, 10)
         (found,) = strip.seen([standing(0, float(second), total)])
+    assert found.rate == 0.0
+
+
+def sampled(total: int, sent: float, progress: float) -> Standing:
+    opened = wire.SourceOpened("r", b"s" * 16, 1, 0.0, host="host", pid=1)
+    spec = wire.MetricSpec("steps", "counter", labels=("mode",))
+    schema = Schema((spec,), (wire.SeriesSpec(0, ("eval",)),))
+    sample = wire.Sample(number=1, sent=sent, progress=progress)
+    return strip.standing(
+        strip.Held(opened, sample, schema, (float(total),), 0.0, sent)
+    )
+
+
+def test_steps_count_by_their_own_time_and_not_by_that_of_the_sample() -> None:
+    """One step a second; the first sample came late after it, the second right away."""
+    of_one = Strip()
+    of_one.seen([sampled(10, sent=10.9, progress=10.0)])
+    (found,) = of_one.seen([sampled(12, sent=12.0, progress=12.0)])
+    assert found.rate == 1.0
+
+
+def test_the_rate_of_one_that_stands_still_falls() -> None:
+    of_one = Strip()
+    for second in range(30):
+        (found,) = of_one.seen([sampled(10, sent=10.0 + second, progress=10.0)])
     assert found.rate == 0.0
 
 

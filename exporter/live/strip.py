@@ -14,6 +14,8 @@ from exporter.runs import Run, name_of, steps_of
 
 MAX_SHOWN = 24
 RATE_SECONDS = 10.0
+PATIENCE = 2.0
+"""Seconds after its newest step from which on time goes on without a source."""
 
 
 class Standing(NamedTuple):
@@ -60,8 +62,11 @@ def standing(one: Held) -> Standing:
     found = Standing(one.opened.source.hex(), name_of(one.opened), one.heard, 0, None)
     if sample is None:
         return found
+    # Its steps are as old as the newest of them (see ``tracks.lags``): with the time of
+    # the sample a rate would be wrong until a page has been open for a while.
+    waited = max(0.0, sample.sent - sample.progress) if sample.progress else 0.0
     found = found._replace(
-        at=sample.sent + skew,
+        at=sample.sent + skew - min(waited, PATIENCE),
         total=steps_of(one.schema, one.totals),
         progress=sample.progress + skew if sample.progress else None,
     )
