@@ -134,15 +134,11 @@ class Ingest(threading.Thread):
             *NOTICED_BY_THE_KERNEL,
         ):
             self._socket.setsockopt(option, value)
-        if ":" in host:
-            self._socket.setsockopt(zmq.IPV6, 1)
-            host = f"[{host}]"
         try:
-            self._socket.bind(f"tcp://{host}:{port or '*'}")
-        except zmq.ZMQError as error:
+            return bound(self._socket, host, port)
+        except OSError:
             self._shut()
-            raise OSError(error.errno, str(error)) from error
-        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            raise
 
     # --- called by other threads -----------------------------------------------------
 
@@ -562,6 +558,18 @@ class Ingest(threading.Thread):
     def _reject(self, reason: str, who: str, detail: str) -> None:
         self.counts.rejected[reason] += 1
         self._complaints.say(f"rejected: {reason}", who, detail)
+
+
+def bound(socket_: zmq.Socket[bytes], host: str, port: int) -> str:
+    """Bind a socket, to a free port for 0; the address. Raises OSError."""
+    if ":" in host:
+        socket_.setsockopt(zmq.IPV6, 1)
+        host = f"[{host}]"
+    try:
+        socket_.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, str(error)) from error
+    return socket_.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
 def _who_from(first: bytes | zmq.Frame) -> tuple[bytes, str]:

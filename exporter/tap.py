@@ -20,7 +20,7 @@ from exporter import feed, jsonable
 from exporter.changes import Changes
 from exporter.complaints import Complaints
 from exporter.inbox import Newest
-from exporter.ingest import NOTICED_BY_THE_KERNEL
+from exporter.ingest import NOTICED_BY_THE_KERNEL, bound
 from exporter.journal import Batch, Entry
 from exporter.keys import Keyring
 from exporter.state import State
@@ -98,15 +98,11 @@ class Tap(threading.Thread):
             *NOTICED_BY_THE_KERNEL,
         ):
             self._socket.setsockopt(option, value)
-        if ":" in host:
-            self._socket.setsockopt(zmq.IPV6, 1)
-            host = f"[{host}]"
         try:
-            self._socket.bind(f"tcp://{host}:{port or '*'}")
-        except zmq.ZMQError as error:
+            return bound(self._socket, host, port)
+        except OSError:
             self._shut()
-            raise OSError(error.errno, str(error)) from error
-        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            raise
 
     # --- called by other threads -----------------------------------------------------
 

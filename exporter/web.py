@@ -24,8 +24,7 @@ from experiment_hooks import wire
 from exporter import api_episodes, exposition, orders, views
 from exporter._version import version
 from exporter.access import Access
-from exporter.answers import as_json as _json
-from exporter.answers import known_run
+from exporter.answers import as_json, known_run
 from exporter.ingest import Ingest
 from exporter.losses import Losses
 from exporter.metrics import RunMetrics
@@ -139,7 +138,7 @@ def _add_api(app: flask.Flask, served: Served) -> None:
         lost = served.losses.found()
         with served.state.lock:
             missing = sum(map(views.missing, served.state.runs.values()))
-        return _json(
+        return as_json(
             {
                 "version": version,
                 "trouble": served.writer.trouble,
@@ -162,13 +161,13 @@ def _add_api(app: flask.Flask, served: Served) -> None:
     @app.get("/api/v1/runs")
     def runs() -> flask.Response:
         found = views.runs(served.state, served.clock(), served.rules)
-        return _json({"runs": found})
+        return as_json({"runs": found})
 
     @app.get("/api/v1/runs/<run>")
     def run_detail(run: str) -> flask.Response:
         with served.state.lock:
             found = views.run_detail(_run(served, run), served.clock(), served.rules)
-        return _json(found)
+        return as_json(found)
 
     @app.delete("/api/v1/runs/<run>")
     def delete(run: str) -> tuple[str, int]:
@@ -211,7 +210,7 @@ def _add_commands(app: flask.Flask, served: Served) -> None:
                 served.clock(),
                 served.rules,
             )
-        return _json({"commands": found})
+        return as_json({"commands": found})
 
     @app.post("/api/v1/runs/<run>/commands")
     def command(run: str) -> tuple[flask.Response, int]:
@@ -221,7 +220,7 @@ def _add_commands(app: flask.Flask, served: Served) -> None:
         trouble = served.orders.give(order)
         if trouble:
             flask.abort(503, trouble)
-        return _json({"id": order.id}), 202
+        return as_json({"id": order.id}), 202
 
 
 def _asked(body: Any) -> Asked:
