@@ -62,7 +62,7 @@
       let of = begin;
       while (this.points.length && this.points[0][0] < from) of = this.points.shift()[3] || of;
       if (points.length) while (this.points.length && this.points.at(-1)[0] >= points[0][0]) this.points.pop();
-      this.points.push(...points);
+      this.points.push(...points.map(([place, step, flat, of]) => [place, step, new Map(pairs(flat)), of]));
       const first = this.points[0];
       if (first && !first[3]) first[3] = of;
       this.later();
@@ -93,7 +93,7 @@
       if (to - from < NARROW) [from, to] = [to - NARROW, to];
       const shown = this.points.filter(([place]) => place >= from && place <= to);
       let low = Infinity, high = -Infinity;
-      for (const [, value] of shown.flatMap((point) => pairs(point[2])))
+      for (const value of shown.flatMap((point) => [...point[2].values()]))
         if (value !== null) [low, high] = [Math.min(low, value), Math.max(high, value)];
       if (low > high) [low, high] = [0, 1];
       const room = (high - low || Math.abs(high) || 1) * 0.06;
@@ -106,7 +106,8 @@
         parts.push(svg("path", { class: "grid", d: `M${LEFT} ${y(value).toFixed(1)}H${width - RIGHT}` }));
         parts.push(svg("text", { class: "y", x: LEFT - 6, y: y(value) + 4 }, short(value)));
       }
-      for (const band of this.bands()) {
+      this.episodes = this.bands();
+      for (const band of this.episodes) {
         const [begin, end] = [Math.max(x(band.from), LEFT), Math.min(x(band.to), width - RIGHT)];
         if (end < LEFT || begin > width - RIGHT) continue;
         const size = Math.max(2, end - begin);
@@ -115,9 +116,9 @@
         for (const line of band.lines) {
           let d = "", pen = "M";
           for (const point of band.points) {
-            const found = pairs(point[2]).find(([of, value]) => of === line && value !== null);
-            if (found) d += `${pen}${x(point[0]).toFixed(1)} ${y(found[1]).toFixed(1)}${pen === "M" ? "h.01" : ""}`;
-            pen = found ? "L" : "M";
+            const value = point[2].get(line) ?? null;
+            if (value !== null) d += `${pen}${x(point[0]).toFixed(1)} ${y(value).toFixed(1)}${pen === "M" ? "h.01" : ""}`;
+            pen = value !== null ? "L" : "M";
           }
           const lone = band.points.length === 1 ? " lone" : "";
           inside.push(svg("path", { class: `line-${this.colours[line]}${line === band.target ? " target" : ""}${lone}`, d }));
@@ -146,7 +147,7 @@
         }
         const band = found.at(-1);
         band.points.push(point);
-        for (const [line] of pairs(values)) band.lines.add(line);
+        for (const line of values.keys()) band.lines.add(line);
         band.to = place;
       }
       return found;
@@ -162,8 +163,8 @@
 
     // The values at the cursor, for the eye and for a screen reader.
     tell(at, x, width) {
-      const point = at || this.points.at(-1), band = this.bands().findLast((one) => one.from <= point[0]);
-      const values = pairs(point[2]).filter(([, value]) => value !== null).sort((a, b) => b[1] - a[1]);
+      const point = at || this.points.at(-1), band = this.episodes.findLast((one) => one.from <= point[0]);
+      const values = [...point[2]].filter(([, value]) => value !== null).sort((a, b) => b[1] - a[1]);
       const said = values.map(([line, value]) => `${this.lines[line]} ${short(value)}`);
       const head = this.where(point);
       const last = this.points.length - 1;
@@ -178,7 +179,7 @@
     }
 
     where(point) {
-      return `${this.bands().findLast((band) => band.from <= point[0]).title}, step ${point[1].toLocaleString("en")}`;
+      return `${this.episodes.findLast((band) => band.from <= point[0]).title}, step ${point[1].toLocaleString("en")}`;
     }
 
     read(place) {
