@@ -19,6 +19,8 @@ MAX_FEATURE = 4
 MAX_GOALS = 256
 """Of more goals (there can be one a pixel) only the number is told."""
 
+_action_names: Dict[type, str] = {}
+
 Seen = Callable[[Dict[str, Belief]], None]
 
 
@@ -173,8 +175,11 @@ def _sensors(monty: Any) -> Dict[str, Any]:
 
 
 def _feature(value: Any) -> Any:
-    short = _numbers(value)
-    return value if short is None else short
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        short = _numbers(value)
+        return value if short is None else short
 
 
 def _motor(monty: Any, actions: Any) -> Dict[str, Any]:
@@ -192,8 +197,16 @@ def _motor(monty: Any, actions: Any) -> Dict[str, Any]:
 
 
 def _action(action: Any) -> Dict[str, Any]:
-    said = {key: value for key, value in dict(action).items() if key != "action"}
-    return {"name": getattr(action, "name", type(action).__name__), **said}
+    kind = type(action)
+    name = _action_names.get(kind)
+    if name is None:  # Monty makes it anew each time, by regular expressions
+        name = _action_names[kind] = str(getattr(action, "name", kind.__name__))
+    try:
+        fields = dict(action)
+    except (TypeError, ValueError):  # of another kind than Monty's
+        return {"name": name}
+    fields.pop("action", None)  # the same name
+    return {"name": name, **fields}
 
 
 def _goals(goals: Any) -> Optional[Dict[str, Any]]:
@@ -218,6 +231,6 @@ def _numbers(values: Any) -> Optional[List[float]]:
     try:
         if not 0 < len(values) <= MAX_FEATURE:
             return None
-        return [float(value) for value in values]
+        return list(map(float, values))
     except (TypeError, ValueError):
         return None
