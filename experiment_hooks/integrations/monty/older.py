@@ -5,6 +5,7 @@ that would have been made, and stands in for two methods of that one object: ``s
 experiment``, after which there is a model to watch, and ``close``.
 """
 
+import importlib
 from typing import Any, Callable
 
 from experiment_hooks.integrations.monty.hook import StepHook
@@ -18,9 +19,8 @@ def build(made: str, watched: Any, **config: Any) -> Any:
         watched: the step hook.
         config: what the class is made with.
     """
-    from hydra.utils import get_class
-
-    experiment = get_class(made)(**config)
+    module, _, name = made.rpartition(".")
+    experiment = getattr(importlib.import_module(module), name)(**config)
     if isinstance(watched, StepHook):
         _stand_in(experiment, "setup_experiment", _after_setup(experiment, watched))
         _stand_in(experiment, "close", _before_close(watched))
