@@ -7,7 +7,7 @@ may go wrong. What real Montys do is in ``tests/monty``.
 import logging
 import pickle
 from types import SimpleNamespace
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import pytest
 
@@ -26,14 +26,6 @@ from experiment_hooks.integrations.monty import (
 from experiment_hooks.testing import Listener
 from tests.monty_stand_in import Experiment, Lm, Model, Older
 from tests.support import Pythons, eventually
-
-
-@pytest.fixture
-def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    with Listener() as heard:
-        monkeypatch.setenv("EPISIGHT_ENDPOINT", heard.endpoint)
-        yield heard
-    assert heard.complaints == []
 
 
 def two_lms() -> Model:
