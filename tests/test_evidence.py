@@ -176,6 +176,20 @@ def test_a_name_keeps_its_colour_in_the_next_episode() -> None:
     assert colours == [1, 1, 1]
 
 
+def test_a_step_that_is_seen_again_changes_no_colour_and_no_point_before_it() -> None:
+    evidence, trail = Evidence(), Trail()
+    for episode in range(MAX_GLIMPSES + 40):
+        names = [f"o{(episode + n) % 12}" for n in range(6)]
+        trail.add(seen(1, dict.fromkeys(names, 1.0), episode))
+        (before,) = evidence.seen(trail.glimpses())
+        trail.add(seen(1, dict.fromkeys(names, 2.0), episode))
+        (after,) = evidence.seen(trail.glimpses())
+        assert after.chart.lines == before.chart.lines
+        assert after.chart.colours == before.chart.colours
+        assert after.chart.points[:-1] == before.chart.points[:-1]
+        assert set(after.chart.points[-1][2][1::2]) == {2.0}
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_a_hole(odd: float) -> None:
     (belief,) = drawn(seen(1, {"a": odd, "b": 1.0}))

@@ -105,9 +105,12 @@ class Evidence:
 
     def _fresh(self, glimpses: Sequence[Glimpse]) -> Sequence[Glimpse]:
         """Those that were not seen yet; all, where none is known."""
+        last = self._last
         for back, glimpse in enumerate(reversed(glimpses)):
-            if glimpse is self._last:
+            if glimpse is last:
                 return glimpses[len(glimpses) - back :]
+            if last and glimpse.visit is last.visit and glimpse.place == last.place:
+                return glimpses[len(glimpses) - back - 1 :]  # that step, seen again
         return glimpses
 
     def _parted(self, names: tuple[str, ...]) -> "_Columns":
