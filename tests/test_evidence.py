@@ -8,7 +8,14 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 
 from experiment_hooks import wire
-from exporter.live.evidence import MAX_LINES, Belief, Evidence, Leader, parted
+from exporter.live.evidence import (
+    MAX_LINES,
+    Belief,
+    Evidence,
+    Leader,
+    of_now,
+    parted,
+)
 from exporter.live.hub import DrawnChart
 from exporter.trail import GAP, MAX_GLIMPSES, Trail
 
@@ -165,6 +172,13 @@ def test_what_leads_is_told_since_when_and_by_how_much() -> None:
     trail.add(seen(1, {"mug": math.nan, "cup": 2.0}, 1, target="table"))
     leader = evidence.seen(trail.glimpses())[0].leader
     assert leader == Leader("cup", 1, None, "", None), "of the new episode"
+
+
+def test_nothing_leads_where_the_newest_step_has_no_scores() -> None:
+    found = drawn(seen(1, {"LM_0/mug": 1.0, "LM_1/mug": 3.0}))
+    leaders = [one.leader for one in of_now(found, {"LM_1/mug": 3.0})]
+    assert leaders == [None, found[1].leader]
+    assert [one.chart for one in of_now(found, {})] == [one.chart for one in found]
 
 
 def test_a_name_keeps_its_colour_in_the_next_episode() -> None:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from exporter.live import hub as hub_module
 from exporter.live import pages
+from exporter.live.evidence import Chart
 from exporter.live.hub import GoneError, Hub, Rendering, Subject
 from exporter.live.view import Shown
 from exporter.verdict import Rules
@@ -193,6 +194,21 @@ def test_of_a_list_only_the_rows_that_changed_are_sent(
 def test_what_was_away_for_a_while_is_sent_again() -> None:
     sent = messages(shown(a="1", b="1"), shown(a="gone"), shown(a="1", b="1"))
     assert sent(2) == {"parts": {"a": "1", "b": "1"}}
+
+
+def test_a_chart_that_had_no_place_for_a_while_is_sent_as_a_whole() -> None:
+    place = {"scores": Markup('<div id="c1" data-chart></div>')}
+    points = ((0, 1, (0, 0.5), ("", "e", -1)), (1, 2, (0, 0.75)), (2, 3, (0, 1.0)))
+    charts = [Chart(("a",), (0,), points[:n], points[0][3]) for n in (1, 2, 3)]
+    sent = messages(
+        Shown(place, charts={"c1": charts[0]}),
+        Shown({"scores": Markup()}, charts={"c1": charts[1]}),
+        Shown(place, charts={"c1": charts[2]}),
+    )
+    for has in (1, 2):
+        said = sent(has)["charts"]["c1"]
+        assert (len(said["points"]), said["lines"]) == (3, ["a"])
+        assert said["begin"] == ["", "e", -1]
 
 
 def test_a_message_is_written_once_for_all_browsers_that_have_the_same() -> None:

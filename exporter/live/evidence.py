@@ -8,7 +8,7 @@ its episode, so that no line comes and goes.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.trail import Glimpse, Visit
@@ -73,6 +73,16 @@ def parted(name: str) -> tuple[str, str]:
     """Whose score it is, and of what: ``LM_0/mug`` -> ``LM_0``, ``mug``."""
     whose, slash, what = name.partition("/")
     return (whose, what) if slash and whose and what else ("", name)
+
+
+def of_now(
+    beliefs: Iterable[Belief], scores: Mapping[str, float]
+) -> tuple[Belief, ...]:
+    """The same, but nothing leads where the newest step has no scores."""
+    there = {parted(name)[0] for name in scores}
+    return tuple(
+        one if one.whose in there else replace(one, leader=None) for one in beliefs
+    )
 
 
 class Evidence:

@@ -124,6 +124,7 @@ class Rendering:
         self.charts: dict[str, DrawnChart] = {
             name: DrawnChart(number, chart, old_charts.get(name))
             for name, chart in shown.charts.items()
+            if _has_place(name, shown.parts)
         }
         # Most browsers have the same rendering before this one: written once for all.
         self._messages: dict[int, str] = {}
@@ -203,6 +204,15 @@ class DrawnChart:
         elif points:
             said["from"] = points[0][0]
         return said
+
+
+def _has_place(chart: str, parts: dict[str, Markup]) -> bool:
+    """Whether a page has the element in which a chart is drawn.
+
+    Where it has not, the chart is gone from the page as well: when it comes again, it
+    comes as a whole.
+    """
+    return any(chart in html for html in parts.values())
 
 
 def _versions(number: int, found: dict[str, Markup], before: _Versions) -> _Versions:

@@ -16,9 +16,8 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import commands, custom, pictures, strip, trends, view
+from exporter.live import commands, custom, evidence, pictures, strip, trends, view
 from exporter.live.aside import Drawing
-from exporter.live.evidence import Evidence
 from exporter.live.looks import OURS, Look
 from exporter.live.recent import Recent
 from exporter.live.strip import Strip
@@ -121,7 +120,7 @@ class RunScene:
         self._last_seen: tuple[object, Json | None] = (None, None)
         self._ended: dict[tuple[bytes, int], Json] = {}
         self._moments = Moments()
-        self._evidence = Evidence()
+        self._evidence = evidence.Evidence()
         self._strip = Strip()
         self._stand: tuple[object, list[strip.Standing]] = (None, [])
         self._asked_for: object = None
@@ -352,7 +351,7 @@ class RunScene:
         if not self._source or present is None:
             return seen
         drawn = self._evidence.seen(self._parts.presents.glimpses(self._source))
-        return replace(seen, drawn=tuple(drawn))
+        return replace(seen, drawn=evidence.of_now(drawn, seen.scores))
 
     def _episode(self, present: Present | None) -> Json | None:
         """The moment's episode: as it stands, else as it started, else as it ended."""

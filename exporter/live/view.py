@@ -317,7 +317,6 @@ def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownB
             *scores(of_whom, known[whose].colours if whose in known else {}),
         )
         for whose, of_whom in found.items()
-        if of_whom
     ]
 
 
