@@ -83,8 +83,13 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     eventually(lambda: tip.is_visible() and "object-" in tip.inner_text())
     assert "step" in tip.inner_text()
 
-    # By keys: to the first step that is kept, and what is read is told.
+    # By keys: from the newest step on, and what is read is told.
+    chromium_page.mouse.move(0, 0)
     plot.focus()
+    eventually(lambda: plot.locator(".cursor").count() == 0)
+    newest = int(plot.get_attribute("aria-valuenow"))
+    plot.press("ArrowLeft")
+    eventually(lambda: int(plot.get_attribute("aria-valuenow")) >= newest - 1)
     plot.press("Home")
     eventually(lambda: plot.get_attribute("aria-valuenow") == "0")
     plot.press("ArrowRight")
@@ -96,6 +101,17 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     bands = len(exporter.episodes("scores"))
     eventually(lambda: len(exporter.episodes("scores")) >= bands + 2)
     assert begin.text_content() == stays, "what the reader looks at does not move"
+    ours = """(plot, more) => !plot.dispatchEvent(
+        new KeyboardEvent("keydown", { key: "+", cancelable: true, ...more }))"""
+    assert plot.evaluate(ours, {})
+    assert not plot.evaluate(ours, {"ctrlKey": True}), "that is the browser's"
+    # What is read is seen, also where that was not shown.
+    plot.press("+")
+    plot.press("+")
+    plot.press("Home")
+    eventually(lambda: plot.get_attribute("aria-valuenow") == "0")
+    at = float(plot.locator(".cursor").get_attribute("d")[1:].split()[0])
+    assert 46 < at < plot.bounding_box()["width"] - 8
     plot.press("Escape")
     eventually(lambda: pressed(chromium_page, "Follow") == "true")
 
