@@ -106,6 +106,30 @@ def test_a_run_that_is_not_known_says_so_and_comes_back(world: World) -> None:
     assert "does not know" not in said(look(scene))
 
 
+def test_of_a_deleted_run_nothing_is_left_on_the_page_of_one_that_has_its_id(
+    world: World,
+) -> None:
+    scene = RunScene("r", None, world.parts)
+    for source, name in ((A, "first"), (C, "second")):
+        world.state.forget("r")
+        world.rows.clear()
+        world.open(source)
+        world.record(wire.LogLine, source, level="info", message=f"the {name} line")
+        world.see(source, {"of": f"the {name}"}, episode=0)
+        world.record(
+            wire.EpisodeEnded, source, number=0, mode="train", started=T, duration=1.0,
+            steps=3, outcome=f"the {name} outcome",
+        )  # fmt: skip
+        shown = look(scene)
+        for what in ("line", "outcome"):
+            assert f"the {name} {what}" in said(shown)
+        assert f'data-source="{source.hex()}"' in shown.parts["where"]
+    assert "the first" not in said(shown)
+    asked = look(RunScene("r", A, world.parts))
+    assert "no such source" in said(asked)
+    assert "the first" not in said(asked)
+
+
 def test_at_first_the_source_with_the_oldest_open_episode_is_shown(
     world: World,
 ) -> None:

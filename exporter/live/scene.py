@@ -8,6 +8,7 @@ an unchanged copy is not drawn again either.
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -111,9 +112,15 @@ class RunScene:
         self._look = look
         self._parts = parts
         self._source = source
-        self._asked = self._settled = source is not None
-        self._copy: _Copy | None = None
+        self._asked = source is not None
         self._pace = Pace()
+        self._forget(None)
+
+    def _forget(self, run: Run | None) -> None:
+        """Know nothing: this is another run, under the id of one that was deleted."""
+        self._run = weakref.ref(run) if run is not None else lambda: None
+        self._settled = self._asked
+        self._copy: _Copy | None = None
         self._lately = (-1, trends.Lately())
         self._drawn = Drawn()
         self._episode_rows: tuple[int, dict[int, Json]] = (-1, {})
@@ -208,8 +215,9 @@ class RunScene:
         since = time.monotonic()
         with state.lock:
             run = state.runs.get(self._id)
+            if run is not self._run():
+                self._forget(run)
             if run is None:
-                self._copy = None
                 return None
             mark = (*_mark(run, now), self._parts.orders.changes)
             if self._copy is None or (mark != self._copy.mark and self._pace.due):
@@ -343,8 +351,8 @@ class RunScene:
         shown = hexadecimal(self._source)
         source = copy.of(shown)
         present = self._parts.presents.of(self._source) if self._source else None
-        if present is not None and present.run != self._id:
-            present = None
+        if source is None or (present is not None and present.run != self._id):
+            present = None  # also what is left of a run that was deleted
         seen = self._moments.seen(
             Moment(self._id, source), present, self._episode(present)
         )
