@@ -9,7 +9,9 @@ import pytest
 from experiment_hooks import wire
 from exporter.inbox import Newest
 from exporter.live import view
+from exporter.live.aside import Drawing
 from exporter.live.listing import ListScene, Query
+from exporter.live.looks import Look
 from exporter.live.recent import Recent
 from exporter.live.scene import LOG_LINES, Parts, RunScene
 from exporter.orders import Orders
@@ -128,6 +130,29 @@ def test_of_a_deleted_run_nothing_is_left_on_the_page_of_one_that_has_its_id(
     asked = look(RunScene("r", A, world.parts))
     assert "no such source" in said(asked)
     assert "the first" not in said(asked)
+
+
+def test_no_page_is_shown_what_was_drawn_aside_for_one_that_is_gone(
+    world: World,
+) -> None:
+    class Aside:
+        """Remembers for which pages it was asked."""
+
+        def __init__(self) -> None:
+            self.asked: Set[object] = set()
+
+        def ask(self, page: object, seen: Any) -> None:
+            self.asked.add(page)
+
+        def newest(self, page: object) -> Drawing:
+            return Drawing()
+
+    drawing: Any = Aside()
+    one = Look("mine")
+    one.aside = drawing
+    for _ in range(20):
+        look(RunScene("r", None, world.parts, one))  # often where the last one was
+    assert len(drawing.asked) == 20
 
 
 def test_at_first_the_source_with_the_oldest_open_episode_is_shown(

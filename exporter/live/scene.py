@@ -114,6 +114,7 @@ class RunScene:
         self._source = source
         self._asked = source is not None
         self._pace = Pace()
+        self._page = object()  # nobody else's, also when this scene is gone
         self._forget(None)
 
     def _forget(self, run: Run | None) -> None:
@@ -202,9 +203,9 @@ class RunScene:
         if aside is not None and self._asked_for != (copy.mark, moment):
             self._asked_for = (copy.mark, moment)
             present = self._parts.presents.of(self._source) if self._source else None
-            aside.ask(id(self), _to_be_seen(copy.run, moment, present, now))
+            aside.ask(self._page, _to_be_seen(copy.run, moment, present, now))
         if aside is not None:
-            drawing = aside.newest(id(self))
+            drawing = aside.newest(self._page)
         mark = (drawing, *self._look.mistakes)
         return self._drawn("own", mark, lambda: view.own(self._look, drawing))
 
