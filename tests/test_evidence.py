@@ -204,7 +204,7 @@ def test_a_step_that_is_seen_again_changes_no_colour_and_no_point_before_it() ->
         assert set(after.chart.points[-1][2][1::2]) == {2.0}
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1.7e308])
 def test_what_is_no_number_is_a_hole(odd: float) -> None:
     (belief,) = drawn(seen(1, {"a": odd, "b": 1.0}))
     assert values_of(belief) == [(0, 1, {"a": None, "b": 1.0})]

@@ -6,7 +6,6 @@ many lines the highest are drawn, and the target; one that was drawn is drawn fo
 its episode, so that no line comes and goes.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,8 @@ TOP = 5
 MAX_LINES = 8
 """Lines of an episode at most: as many as there are colours to tell apart."""
 MAX_CHARTS = 8
+LARGEST = 1e300
+"""What is beyond is drawn as infinity is: the span of two would be none."""
 MAX_KNOWN = 256
 """Names of a chart; where more have come, all is drawn anew from what is there."""
 
@@ -263,4 +264,4 @@ def _highest(values: Mapping[str, float], target: str | None) -> list[str]:
 
 def _number(value: float) -> float | None:
     """To five digits: more cannot be seen; JSON has no NaN and no infinity."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+    return float(f"{value:.5g}") if abs(value) < LARGEST else None

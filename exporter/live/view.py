@@ -19,7 +19,7 @@ from exporter.live import looks, strip, words
 from exporter.live.aside import Drawing
 from exporter.live.custom import REPLACED
 from exporter.live.eta import NO_MODE, progress
-from exporter.live.evidence import Belief, Chart, Leader, parted
+from exporter.live.evidence import LARGEST, Belief, Chart, Leader, parted
 from exporter.live.looks import Fragments, Look
 from exporter.live.strip import Standing
 from exporter.live.tracks import Speed
@@ -356,7 +356,7 @@ def _extent(values: Sequence[float]) -> tuple[float, float, float]:
     Where all are negative they begin below the lowest: then too the longest bar is that
     of the highest score.
     """
-    finite = [value for value in values if abs(value) < float("inf")]
+    finite = [value for value in values if abs(value) < LARGEST]
     low, high = min([0.0, *finite]), max([0.0, *finite])
     if not finite or max(finite) >= 0:
         return low, 0.0, high
