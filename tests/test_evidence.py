@@ -9,6 +9,7 @@ import pytest
 
 from experiment_hooks import wire
 from exporter.live.evidence import (
+    MAX_CHARTS,
     MAX_LINES,
     Belief,
     Evidence,
@@ -110,6 +111,17 @@ def test_each_learning_module_has_a_chart_and_nothing_is_averaged() -> None:
     one, two = drawn(seen(1, {"LM_0/mug": 1.0, "LM_1/mug": 3.0, "LM_1/cup": 2.0}))
     assert (one.whose, values_of(one)) == ("LM_0", [(0, 1, {"mug": 1.0})])
     assert values_of(two) == [(0, 1, {"mug": 3.0, "cup": 2.0})]
+
+
+def test_of_too_many_the_first_of_the_newest_episode_have_a_chart() -> None:
+    trail, evidence = Trail(), Evidence()
+    for episode in range(20):
+        for step in (1, 2):
+            scores = {f"LM_{episode // 4 + n}/mug": 1.0 for n in range(MAX_CHARTS + 2)}
+            trail.add(seen(step, scores, episode))
+            found = evidence.seen(trail.glimpses())
+            charted = {belief.whose for belief in found}
+            assert charted == {parted(name)[0] for name in [*scores][:MAX_CHARTS]}
 
 
 def test_few_scores_are_all_drawn_in_their_own_order() -> None:

@@ -101,7 +101,7 @@ class Evidence:
             self._drawings = {}
         for glimpse in fresh:
             for whose, columns in self._parted(glimpse.names).items():
-                if whose in self._drawings or len(self._drawings) < MAX_CHARTS:
+                if whose in self._drawings or self._has_room(glimpse.visit):
                     drawing = self._drawings.setdefault(whose, _Drawing())
                     drawing.add(glimpse, columns)
         if glimpses:
@@ -113,6 +113,16 @@ class Evidence:
             Belief(whose, one.chart(), one.colours, one.leader)
             for whose, one in self._drawings.items()
         ]
+
+    def _has_room(self, visit: Visit) -> bool:
+        """Whether there is a chart for one more; those of this episode come first."""
+        if len(self._drawings) < MAX_CHARTS:
+            return True
+        found = self._drawings.items()
+        old = next((whose for whose, one in found if one.visit != visit), None)
+        if old is not None:
+            del self._drawings[old]
+        return old is not None
 
     def _fresh(self, glimpses: Sequence[Glimpse]) -> Sequence[Glimpse]:
         """Those that were not seen yet; all, where none is known."""
@@ -139,15 +149,15 @@ _Columns = dict[str, dict[str, int]]
 
 
 class _Drawing:
-    """One chart as it grows; ``colours`` are the newest episode's, by name."""
+    """One chart as it grows; ``colours`` are those of the newest ``visit``, by name."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.colours: dict[str, int] = {}
         self.leader: Leader | None = None
+        self.visit: Visit | None = None
         self._owners: dict[str, int] = {}  # the oldest first
         self._lines: dict[str, int] = {}
-        self._visit: Visit | None = None
         self._steps: list[tuple[int, int, dict[str, float]]] = []  # of the visit
         self._first: Point = ()
         self._chart: Chart | None = None
@@ -164,8 +174,8 @@ class _Drawing:
         """The next step, of whose scores these are ours."""
         self._chart = None
         visit = glimpse.visit
-        if visit != self._visit:
-            self._visit, self.colours, self._steps = visit, {}, []
+        if visit != self.visit:
+            self.visit, self.colours, self._steps = visit, {}, []
             self.leader = None
         values = {name: glimpse.values[column] for name, column in columns.items()}
         if self._steps and self._steps[-1][0] == glimpse.place:  # the same, seen again
@@ -224,7 +234,7 @@ class _Drawing:
         return place, step, tuple(numbers), self._begin()
 
     def _begin(self) -> tuple[Any, ...]:
-        visit = self._visit
+        visit = self.visit
         assert visit is not None
         target = self._lines.get(visit.target or "", -1)
         which = "" if visit.index is None else f" {visit.index}"
