@@ -72,6 +72,7 @@ def _environment(folder: Path | None) -> jinja2.Environment:
         date=words.date,
         duration=words.duration,
         iso=words.iso,
+        minute=words.minute,
         plural=words.plural,
         rank=words.rank,
         rate=words.rate,

@@ -16,9 +16,12 @@
     for (const time of within.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
       if (isNaN(at)) continue;
-      const form = time.dataset.form === "clock" ? "toLocaleTimeString" : "toLocaleString";
-      time.textContent = at[form]("sv-SE"); // 2026-11-21 04:28:43
-      if (form === "toLocaleTimeString") time.title = at.toLocaleString("sv-SE");
+      const whole = at.toLocaleString("sv-SE"), [day, clock] = whole.split(" "); // 2026-11-21 04:28:43
+      const form = time.dataset.form, today = () => day === new Date().toLocaleDateString("sv-SE");
+      if (form === "clock") time.textContent = clock;
+      else if (form === "minute") time.textContent = (today() ? clock : whole).slice(0, -3);
+      else time.textContent = whole;
+      if (time.textContent !== whole) time.title = whole;
     }
     return within;
   }
