@@ -344,6 +344,9 @@ def test_a_failed_run_shows_its_error_first(
     assert "lr 0.125" in text_of(chromium_page, "#about")
     assert "warning it smells where=sensor" in text_of(chromium_page, "#log")
     assert "error LookupError" in text_of(chromium_page, "#episodes")
+    delete = chromium_page.get_by_role("button", name="Delete this run…")
+    below = chromium_page.locator("#about").bounding_box()
+    assert delete.bounding_box()["y"] > below["y"] + below["height"]
     icon = chromium_page.locator("#icon").get_attribute("href")
     assert icon.endswith("favicon-bad.svg")
     assert http(icon).status == 200

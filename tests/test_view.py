@@ -582,7 +582,7 @@ def test_the_modes_that_go_on_are_named(name: str) -> None:
 
 def test_of_a_run_that_is_gone_nothing_goes_on_and_nothing_can_be_asked() -> None:
     parts = view.gone("r-1").parts
-    assert (parts["under-way"], parts["order"]) == ("", "")
+    assert (parts["under-way"], parts["order"], parts["removal"]) == ("", "", "")
 
 
 # --- the list -------------------------------------------------------------------------

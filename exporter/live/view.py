@@ -173,7 +173,7 @@ def last_seen(run: str, seen: Json | None) -> Shown:
 
 def gone(run: str) -> Shown:
     """The run is not known (any more): there is nothing that it could be told."""
-    nothing = {"under-way": Markup(), "order": Markup()}
+    nothing = dict.fromkeys(("under-way", "order", "removal"), Markup())
     return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run), **nothing})
 
 
