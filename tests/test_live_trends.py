@@ -79,7 +79,8 @@ def test_when_a_mode_will_be_done_is_said_by_the_readers_own_clock(
     opened(page, f"{exporter.web}/runs/long")
 
     for mode, left, day in [("train", "min.*", "({} )?"), ("eval", r"d \d+ h", "{} ")]:
-        eta = page.get_by_label(f"Mode {mode}").locator(".eta", has=page.locator("time"))
+        card = page.get_by_label(f"Mode {mode}")
+        eta = card.locator(".eta", has=page.locator("time"))
         eventually(lambda eta=eta: eta.count() == 1, 20)
         said, at = eta.evaluate("e => [e.innerText, e.querySelector('time').dateTime]")
         there = datetime.fromisoformat(at) + timedelta(hours=5, minutes=45)
