@@ -322,9 +322,11 @@ def test_one_page_that_cannot_be_drawn_stops_no_other(
     browser.next()
     eventually(lambda: broken.looks > 1 or table.hub.changed())
     assert "cannot be drawn" in caplog.text
+    assert waits.next() == {"broken": True}
     broken.fails = False
     table.hub.changed()
-    assert waits.next() == {"parts": {"a": "1"}}
+    eventually(lambda: waits.next() == {"parts": {"a": "1"}})
+    assert waits.messages.get(timeout=5) == {}
 
 
 def test_the_first_sight_of_a_page_is_what_its_browsers_see(

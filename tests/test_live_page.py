@@ -504,6 +504,29 @@ def test_a_page_recovers_by_itself_when_the_exporter_comes_back(
     assert same_document(chromium_page)
 
 
+def test_a_page_that_cannot_be_drawn_says_that_it_is_old(
+    exporter_process: Callable[..., Exporter], chromium_page: Any
+) -> None:
+    exporter = exporter_process()
+    lines: List[Any] = []
+
+    def answered(line: Any) -> None:  # by us, in place of the exporter
+        lines.append(line)
+
+    chromium_page.route_web_socket("**/live*", answered)
+    chromium_page.goto(exporter.web)
+    (line,) = eventually(lambda: chromium_page.title() and lines)
+    for said, shown in [
+        ("{}", "connected"),
+        ('{"broken":true}', "old: the exporter cannot draw this page"),
+        ('{"behind":true}', "old: the exporter cannot draw this page"),
+        ("{}", "behind: the connection is slow"),
+        ('{"behind":false}', "connected"),
+    ]:
+        line.send(said)
+        shows(chromium_page, "#connection", shown)
+
+
 def test_a_stopping_exporter_lets_its_browsers_go(
     exporter_process: Callable[..., Exporter], chromium_page: Any
 ) -> None:

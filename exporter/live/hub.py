@@ -228,7 +228,11 @@ def _newer(found: _Versions, has: int) -> dict[str, Markup]:
 
 
 class Room:
-    """A subject and its browsers. Guarded by ``fresh``: rendering, browsers, left."""
+    """A subject and its browsers.
+
+    Guarded by ``fresh``: rendering; by the hub's lock: browsers, looking, left. While
+    it is ``broken`` it cannot be drawn, and what its browsers show is old.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -237,6 +241,7 @@ class Room:
         self.browsers: dict[int, Browser] = {}
         self.looking = 0
         self.left = time.monotonic()
+        self.broken = False
         self.failures = 0
         self._scene = subject.scene()
         self._number = 0
@@ -349,7 +354,7 @@ class Hub:
                     self._looking(room, 1 if visible else -1)
                 rendering = room.newest(has, BEAT)
                 if rendering is None:
-                    paced.send("{}")
+                    paced.send('{"broken":true}' if room.broken else "{}")
                 else:
                     paced.send(rendering.message(has))
                     has = rendering.number
@@ -447,7 +452,9 @@ class Hub:
     def _look(self, room: Room) -> None:
         try:
             room.look(self.clock())
+            room.broken = False
         except Exception:  # the other pages can be drawn all the same
+            room.broken = True
             room.failures += 1
             if room.failures & (room.failures - 1) == 0:  # the 1st, 2nd, 4th, ...
                 logger.exception("a page cannot be drawn: %r", room.subject.key)

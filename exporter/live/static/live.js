@@ -163,7 +163,7 @@
 
   // --- the connection ---------------------------------------------------------------
 
-  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false;
+  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false, broken = false;
 
   // The source that is shown stays the one that is shown, whatever comes back.
   function address() {
@@ -188,6 +188,7 @@
       heard = Date.now();
       wait = FIRST_WAIT;
       behind = message.behind ?? behind;
+      broken = message.broken ?? ("behind" in message && broken);
       say(true);
       following(() => apply(message));
     };
@@ -201,8 +202,8 @@
   }
 
   function say(live) {
-    root.classList.toggle("lost", !live);
-    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "connected";
+    root.classList.toggle("lost", !live || broken);
+    const text = !live ? "connection lost, trying again" : broken ? "old: the exporter cannot draw this page, its log says why" : behind ? "behind: the connection is slow" : "connected";
     if (connection.textContent !== text) connection.textContent = text;
   }
 
