@@ -3,14 +3,20 @@
 The hook says at each step what there is, which costs an assignment; the state, the
 scores and the images are made of it only when a step is looked at, on the experiment's
 own thread. Nothing is changed, and nothing of Monty's is kept beyond its step.
+
+A step of Monty has emptied the processor's caches before this runs, so each new piece
+of code costs several times what a loop would show: hence few calls, and of libraries
+none that can be spared.
 """
 
+import math
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from experiment_hooks.integrations.monty import belief
 from experiment_hooks.integrations.monty.belief import Belief
 from experiment_hooks.integrations.monty.options import Options
+from experiment_hooks.plain import Made, made
 
 PHASES = {"matching_step": "matching", "exploratory_step": "exploratory"}
 MAX_ACTIONS = 10
@@ -87,7 +93,7 @@ class View:
                     found[f"{sensor} depth"] = seen["depth"]
         return found
 
-    def _state(self) -> Dict[str, Any]:
+    def _state(self) -> Made:
         monty = self._monty
         beliefs = self.beliefs()
         state: Dict[str, Any] = {
@@ -102,7 +108,7 @@ class View:
             "motor": _motor(monty, self._actions),
             "goals": _goals(getattr(monty, "_goals", None)),
         }
-        return {key: value for key, value in state.items() if value is not None}
+        return made({key: value for key, value in state.items() if value is not None})
 
 
 def phase_of(monty: Any) -> str:
@@ -113,24 +119,29 @@ def phase_of(monty: Any) -> str:
 
 def target_of(monty: Any) -> Optional[str]:
     """The name of the object that is shown, where Monty was told."""
-    target = getattr(monty, "primary_target", None)
-    name = target.get("object") if isinstance(target, Mapping) else None
-    return None if name is None else str(name)
+    return target_name(getattr(monty, "primary_target", None))
 
 
 def _target(target: Any) -> Optional[Dict[str, Any]]:
     if not isinstance(target, Mapping):
         return None
     named = {
-        "object": target.get("object"),
-        "rotation": _numbers(target.get("euler_rotation")),
-        "position": _numbers(target.get("position")),
+        "object": target_name(target),
+        "rotation": _vector(target.get("euler_rotation")),
+        "position": _vector(target.get("position")),
     }
     return {key: value for key, value in named.items() if value is not None}
 
 
+def target_name(target: Any) -> Optional[str]:
+    """The name of the object in what Monty calls a target."""
+    name = target.get("object") if isinstance(target, Mapping) else None
+    return _text(name)
+
+
 def _learning_module(lm: Any, read: Belief) -> Dict[str, Any]:
-    mlh = getattr(lm, "current_mlh", None) or {}
+    mlh = getattr(lm, "current_mlh", None) if read.most_likely is not None else None
+    mlh = mlh or {}
     return {
         "most_likely": read.most_likely,
         "objects": belief.objects_of(lm, read.most_likely),
@@ -140,10 +151,10 @@ def _learning_module(lm: Any, read: Belief) -> Dict[str, Any]:
         "possible_matches": belief.possible_matches(lm),
         "hypotheses": read.hypotheses,
         "known_objects": _known(lm),
-        "terminal_state": getattr(lm, "terminal_state", None),
-        "detected": getattr(lm, "detected_object", None),
-        "location": None if read.most_likely is None else _numbers(mlh.get("location")),
-        "rotation": None if read.most_likely is None else _euler(mlh.get("rotation")),
+        "terminal_state": _text(getattr(lm, "terminal_state", None)),
+        "detected": _text(getattr(lm, "detected_object", None)),
+        "location": _vector(mlh.get("location")),
+        "rotation": _degrees(mlh.get("rotation")),
     }
 
 
@@ -152,11 +163,29 @@ def _known(lm: Any) -> Optional[int]:
     return None if read is None else len(read())
 
 
-def _euler(rotation: Any) -> Optional[List[float]]:
-    # Monty's is the inverse of the object's rotation.
-    if rotation is None or not hasattr(rotation, "inv"):
+def _degrees(rotation: Any) -> Optional[List[float]]:
+    """An object's rotation about x, y and z; Monty keeps the inverse of it.
+
+    SciPy's ``rotation.inv().as_euler("xyz", degrees=True)``, without SciPy's ways: a
+    sensor's step has other things in the processor's caches.
+    """
+    quaternion = getattr(rotation, "as_quat", None)
+    parts = None if quaternion is None else _vector(quaternion())
+    if parts is None or len(parts) != 4:
         return None
-    return _numbers(rotation.inv().as_euler("xyz", degrees=True))
+    # Monty's own class has the scalar first, SciPy's last.
+    if type(rotation).__module__.partition(".")[0] == "scipy":
+        x, y, z, w = parts
+    else:
+        w, x, y, z = parts
+    x, y, z = -x, -y, -z  # the inverse
+    sine = max(-1.0, min(1.0, 2.0 * (w * y - z * x)))
+    turns = (
+        math.atan2(2.0 * (w * x + y * z), 1.0 - 2.0 * (x * x + y * y)),
+        math.asin(sine),
+        math.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)),
+    )
+    return [math.degrees(turn) for turn in turns]
 
 
 def _sensors(monty: Any) -> Dict[str, Any]:
@@ -168,18 +197,10 @@ def _sensors(monty: Any) -> Dict[str, Any]:
         morphology = getattr(message, "morphological_features", None) or {}
         found[str(getattr(message, "sender_id", "sensor"))] = {
             "on_object": bool(morphology.get("on_object", False)),
-            "location": _numbers(getattr(message, "location", None)),
-            "features": {name: _feature(value) for name, value in features.items()},
+            "location": _vector(getattr(message, "location", None)),
+            "features": {str(name): _value(one) for name, one in features.items()},
         }
     return found
-
-
-def _feature(value: Any) -> Any:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        short = _numbers(value)
-        return value if short is None else short
 
 
 def _motor(monty: Any, actions: Any) -> Dict[str, Any]:
@@ -187,10 +208,11 @@ def _motor(monty: Any, actions: Any) -> Dict[str, Any]:
     sequence = getattr(monty.motor_system, "action_sequence", None)
     states = sequence[-1][1] if sequence else None
     for name, agent in (states or {}).items():
+        rotation = getattr(agent, "rotation", None)
         motor["agent"] = {
             "id": str(name),
-            "position": _numbers(getattr(agent, "position", None)),
-            "rotation": _quaternion(getattr(agent, "rotation", None)),
+            "position": _vector(getattr(agent, "position", None)),
+            "rotation": _vector(getattr(rotation, "components", None)),
         }
         break
     return motor
@@ -201,12 +223,9 @@ def _action(action: Any) -> Dict[str, Any]:
     name = _action_names.get(kind)
     if name is None:  # Monty makes it anew each time, by regular expressions
         name = _action_names[kind] = str(getattr(action, "name", kind.__name__))
-    try:
-        fields = dict(action)
-    except (TypeError, ValueError):  # of another kind than Monty's
-        return {"name": name}
-    fields.pop("action", None)  # the same name
-    return {"name": name, **fields}
+    fields = getattr(action, "__dict__", {})
+    said = {str(key): _value(value) for key, value in fields.items() if key != "action"}
+    return {"name": name, **said}
 
 
 def _goals(goals: Any) -> Optional[Dict[str, Any]]:
@@ -215,22 +234,38 @@ def _goals(goals: Any) -> Optional[Dict[str, Any]]:
     found: Dict[str, Any] = {"count": len(goals)}
     if len(goals) <= MAX_GOALS:
         confidence = [goal.confidence for goal in goals if goal.confidence is not None]
-        found["highest_confidence"] = max(confidence, default=None)
+        found["highest_confidence"] = float(max(confidence)) if confidence else None
     return found
 
 
-def _quaternion(rotation: Any) -> Optional[List[float]]:
-    parts: Tuple[Any, ...] = tuple(
-        getattr(rotation, part, None) for part in ("w", "x", "y", "z")
-    )
-    return None if None in parts else [float(part) for part in parts]
+# --- exact builtins: what is made here goes out as it is ------------------------------
 
 
-def _numbers(values: Any) -> Optional[List[float]]:
-    """A short vector as a list; None for what is none."""
+def _text(value: Any) -> Optional[str]:
+    return None if value is None else str(value)
+
+
+def _value(value: Any) -> Any:
+    """A number, a short vector, a text; of what is none of them only the kind."""
+    kind = type(value)
+    if value is None or kind is float or kind is bool or kind is str:
+        return value
+    if isinstance(value, str):
+        return str(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        vector = _vector(value)
+        return kind.__name__ if vector is None else vector
+
+
+def _vector(values: Any) -> Optional[List[float]]:
+    """A short vector of numbers; None for what is none."""
     try:
         if not 0 < len(values) <= MAX_FEATURE:
             return None
-        return list(map(float, values))
+        return list(
+            map(float, values.tolist() if hasattr(values, "tolist") else values)
+        )
     except (TypeError, ValueError):
         return None

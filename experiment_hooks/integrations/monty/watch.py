@@ -29,7 +29,12 @@ from experiment_hooks.integrations.monty.former import Broadcaster
 from experiment_hooks.integrations.monty.lines import Lines
 from experiment_hooks.integrations.monty.numbers import Numbers
 from experiment_hooks.integrations.monty.options import Options
-from experiment_hooks.integrations.monty.view import View, phase_of, target_of
+from experiment_hooks.integrations.monty.view import (
+    View,
+    phase_of,
+    target_name,
+    target_of,
+)
 from experiment_hooks.no_episode import NO_EPISODE
 
 logger = logging.getLogger("experiment_hooks")
@@ -250,7 +255,7 @@ class Watch:
             mode=mode,
             epoch=None if _is_part(experiment) else counters.get(f"{mode}_epochs"),
             index=counters.get(f"{mode}_episodes"),
-            target=target_of(monty) or _target_name(counters),
+            target=target_of(monty) or target_name(counters.get("target")),
             seed=counters.get("episode_seed"),
         )
         self._enter_phase(monty)
@@ -422,9 +427,3 @@ def _counters(experiment: Any) -> Dict[str, Any]:
 
 def _is_part(experiment: Any) -> bool:
     return facts.is_part(getattr(experiment, "config", None))
-
-
-def _target_name(counters: Dict[str, Any]) -> Optional[str]:
-    target = counters.get("target")
-    name = target.get("object") if isinstance(target, dict) else None
-    return None if name is None else str(name)
