@@ -104,6 +104,10 @@ class Watch:
         with self._guarded():
             if monty is not self._monty:
                 self._attach(monty)
+                self._begin()
+                # Until 0.46 there may have been motor-only steps before this one.
+                for _ in range(getattr(monty, "episode_steps", 1) - 1):
+                    self._episode.step()
             self._step(monty, observations, actions)
         if self._stopped is not None:
             self._stop(within=True)
