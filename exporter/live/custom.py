@@ -33,12 +33,20 @@ class SeenImage:
         dtype: a NumPy type string such as ``|u1`` or ``<f4``.
         stride: every so many pixels of the experiment's image were sent.
         data: the bytes, in C order.
+        at: when it came, Unix seconds.
+        src: the address of a PNG of it, another one for each image:
+            ``<img src="{{ image.src }}" data-src="{{ image.src }}" alt="...">``.
+        extent: the values that are the darkest and the brightest there; None where
+            it shows the bytes as they are.
     """
 
     shape: tuple[int, ...]
     dtype: str
     stride: int
     data: bytes
+    at: float | None = None
+    src: str = ""
+    extent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
