@@ -276,7 +276,7 @@ def page(template: str, **values: Any) -> str:
     return _in_use.get().page(template, values)
 
 
-_WARMED = "base run run_parts runs runs_parts"
+_WARMED = "base run run_parts runs runs_parts monty monty_state"
 
 
 def warm() -> None:
