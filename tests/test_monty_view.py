@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
@@ -339,10 +340,12 @@ def test_it_draws_runs_of_that_kind_and_no_others() -> None:
         assert found.of("quick", "gymnasium") is OURS
 
 
-def test_a_view_of_the_users_comes_first_replaces_it_or_switches_it_off() -> None:
-    mine = {"match": "quick", "templates": "/tmp"}
+def test_a_view_of_the_users_comes_first_replaces_it_or_switches_it_off(
+    tmp_path: Path,
+) -> None:
+    mine = {"match": "quick", "templates": str(tmp_path)}
     assert looks(mine=mine).of("quick", "monty").name == "mine"
     assert looks(mine=mine).of("slow", "monty").name == "monty"
-    replaced = looks(monty={"match": "monty", "templates": "/tmp"})
+    replaced = looks(monty={**mine, "match": "monty"})
     assert replaced.of("slow", "monty").aside is None
     assert looks(monty=None).of("slow", "monty") is OURS

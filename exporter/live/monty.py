@@ -89,9 +89,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What one sensor says and sees, its colours before its depth."""
+    """What one sensor says and sees, its colours before its depth.
+
+    ``says``: whether it is there at all in the state, or by its images only.
+    """
 
     name: str
+    says: bool
     on_object: bool | None
     location: str
     features: Sequence[tuple[str, str]]
@@ -225,7 +229,7 @@ def _module(name: str, said: Mapping[str, Any], wanted: Target) -> Module:
         hypotheses=_count(said.get("hypotheses")),
         off=NOTHING if off is None else f"{off:.0f}°",
         location=metres(_triple(said.get("location"))) or NOTHING,
-        rotation=degrees(rotation) or NOTHING,
+        rotation=degrees(rotation),
     )
 
 
@@ -291,6 +295,7 @@ def sensors(state: Mapping[str, Any], images: Mapping[str, SeenImage]) -> list[S
         found.append(
             Sensor(
                 words.cut(name, MAX_NAME),
+                bool(said),
                 on if isinstance(on, bool) else None,
                 metres(_triple(said.get("location"))) or NOTHING,
                 [_feature(*one) for one in list(features)[:MAX_FEATURES]],
