@@ -64,6 +64,9 @@ class NoRun(Run):
     def on_command(self, name: str, callback: Callable[..., Any]) -> None:
         pass
 
+    def heed_stop(self) -> None:
+        pass
+
     def end(self, *args: Any, **kwargs: Any) -> None:
         self._closed = True
         process.leave(self)

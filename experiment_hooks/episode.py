@@ -349,7 +349,10 @@ class Episode:
         return tuple(shapes), parts
 
     def _state_bytes(self) -> bytes:
-        return b"" if self._state is None else plain.take(self._value(self._state))
+        if self._state is None:
+            return b""
+        value = self._value(self._state)
+        return value.data if type(value) is plain.Made else plain.take(value)
 
     def _score_values(self) -> Dict[str, float]:
         return {} if self._scores is None else plain.scores(self._value(self._scores))

@@ -16,7 +16,7 @@ Rules of this module:
 
 from heapq import nlargest
 from itertools import islice
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from experiment_hooks import arrays, wire
 from experiment_hooks.walk import (
@@ -79,6 +79,26 @@ def take(value: Any) -> bytes:
         return overflowed(error, _TOO_DEEP)
     except Exception as error:
         return wire.encode_plain(why(error))
+
+
+class Made(NamedTuple):
+    """A value that is encoded already; given to ``step``, it is taken as it is."""
+
+    data: bytes
+
+
+def made(value: Any) -> Made:
+    """Encode a value that is plain: no walk, and so a tenth of the cost of ``take``.
+
+    For integrations that build their values themselves, of exact builtins: no other
+    thread may have them. Where that is not so, or it is too large, it is taken as any
+    value is. Never raises.
+    """
+    try:
+        data = wire.encode_plain(value)
+    except Exception:
+        return Made(take(value))
+    return Made(data if len(data) <= MAX_BYTES else take(value))
 
 
 def text(value: Any, most: int = MAX_TEXT) -> str:

@@ -285,6 +285,18 @@ class Run:
         """
         self._recorder.guard(self._commands.take, name, callback)
 
+    def heed_stop(self) -> None:
+        """Raise a stop that was asked for, wherever it is to arrive.
+
+        For integrations that have come to a place where nothing is left to be done.
+
+        Raises:
+            RunStopped: a stop was asked for, and the run can be stopped.
+        """
+        stop = self._recorder.stop
+        if stop is not None:
+            self._recorder.boundary(stop.when)
+
     # --- what may be asked --------------------------------------------------------
 
     @property

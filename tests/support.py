@@ -260,7 +260,7 @@ class Child:
         session = self._session()
         gdb = shutil.which("gdb")
         for pid in session if gdb else []:
-            command = [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all bt"]
+            command = [str(gdb), "-p", str(pid), "-batch", "-ex", "thread apply all bt"]
             hung = contextlib.suppress(subprocess.TimeoutExpired)
             with hung, self.log.open("a") as log:
                 subprocess.run(command, check=False, stdout=log, stderr=log, timeout=20)

@@ -40,6 +40,23 @@ def test_without_a_rate_nobody_knows_how_long_the_steps_take() -> None:
         assert eta.progress(run, "train", Speed(steady=steady), NOW).left is None
 
 
+@pytest.mark.parametrize(
+    ("left", "exact"), [(59, None), (61, 60), (3500, 60), (3700, 300), (9e6, None)]
+)
+def test_when_that_will_be_is_said_as_exactly_as_one_can_know(
+    left: float, exact: Any
+) -> None:
+    run = a_run(expected={"episodes": {}, "steps": {"train": 501}, "epochs": {}})
+    found = eta.progress(run, "train", Speed(steady=1 / left), NOW)
+    assert found.left == pytest.approx(left)
+    if exact is None:
+        assert found.ends is None
+    else:
+        assert found.ends is not None
+        assert abs(found.ends - NOW - left) <= exact / 2
+        assert found.ends % exact == 0
+
+
 TIME_LEFT: List[Tuple[str, Dict[str, Any], Any]] = [
     ("an end each 2 s, the last 2 s ago", {}, 18.0),
     ("only one end", {"recent_ends": [NOW]}, None),

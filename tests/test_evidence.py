@@ -8,7 +8,15 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 
 from experiment_hooks import wire
-from exporter.live.evidence import MAX_LINES, Belief, Evidence, Leader, parted
+from exporter.live.evidence import (
+    MAX_CHARTS,
+    MAX_LINES,
+    Belief,
+    Evidence,
+    Leader,
+    of_now,
+    parted,
+)
 from exporter.live.hub import DrawnChart
 from exporter.trail import GAP, MAX_GLIMPSES, Trail
 
@@ -105,6 +113,17 @@ def test_each_learning_module_has_a_chart_and_nothing_is_averaged() -> None:
     assert values_of(two) == [(0, 1, {"mug": 3.0, "cup": 2.0})]
 
 
+def test_of_too_many_the_first_of_the_newest_episode_have_a_chart() -> None:
+    trail, evidence = Trail(), Evidence()
+    for episode in range(20):
+        for step in (1, 2):
+            scores = {f"LM_{episode // 4 + n}/mug": 1.0 for n in range(MAX_CHARTS + 2)}
+            trail.add(seen(step, scores, episode))
+            found = evidence.seen(trail.glimpses())
+            charted = {belief.whose for belief in found}
+            assert charted == {parted(name)[0] for name in [*scores][:MAX_CHARTS]}
+
+
 def test_few_scores_are_all_drawn_in_their_own_order() -> None:
     (belief,) = drawn(seen(1, {"b": 1.0, "a": 2.0}), seen(2, {"b": 1.0, "a": 2.0}))
     assert belief.chart.lines == ("b", "a")
@@ -167,6 +186,13 @@ def test_what_leads_is_told_since_when_and_by_how_much() -> None:
     assert leader == Leader("cup", 1, None, "", None), "of the new episode"
 
 
+def test_nothing_leads_where_the_newest_step_has_no_scores() -> None:
+    found = drawn(seen(1, {"LM_0/mug": 1.0, "LM_1/mug": 3.0}))
+    leaders = [one.leader for one in of_now(found, {"LM_1/mug": 3.0})]
+    assert leaders == [None, found[1].leader]
+    assert [one.chart for one in of_now(found, {})] == [one.chart for one in found]
+
+
 def test_a_name_keeps_its_colour_in_the_next_episode() -> None:
     evidence, trail = Evidence(), Trail()
     colours = []
@@ -176,7 +202,21 @@ def test_a_name_keeps_its_colour_in_the_next_episode() -> None:
     assert colours == [1, 1, 1]
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_a_step_that_is_seen_again_changes_no_colour_and_no_point_before_it() -> None:
+    evidence, trail = Evidence(), Trail()
+    for episode in range(MAX_GLIMPSES + 40):
+        names = [f"o{(episode + n) % 12}" for n in range(6)]
+        trail.add(seen(1, dict.fromkeys(names, 1.0), episode))
+        (before,) = evidence.seen(trail.glimpses())
+        trail.add(seen(1, dict.fromkeys(names, 2.0), episode))
+        (after,) = evidence.seen(trail.glimpses())
+        assert after.chart.lines == before.chart.lines
+        assert after.chart.colours == before.chart.colours
+        assert after.chart.points[:-1] == before.chart.points[:-1]
+        assert set(after.chart.points[-1][2][1::2]) == {2.0}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1.7e308])
 def test_what_is_no_number_is_a_hole(odd: float) -> None:
     (belief,) = drawn(seen(1, {"a": odd, "b": 1.0}))
     assert values_of(belief) == [(0, 1, {"a": None, "b": 1.0})]

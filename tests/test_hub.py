@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from exporter.live import hub as hub_module
 from exporter.live import pages
+from exporter.live.evidence import Chart
 from exporter.live.hub import GoneError, Hub, Rendering, Subject
 from exporter.live.view import Shown
 from exporter.verdict import Rules
@@ -195,6 +196,21 @@ def test_what_was_away_for_a_while_is_sent_again() -> None:
     assert sent(2) == {"parts": {"a": "1", "b": "1"}}
 
 
+def test_a_chart_that_had_no_place_for_a_while_is_sent_as_a_whole() -> None:
+    place = {"scores": Markup('<div id="c1" data-chart></div>')}
+    points = ((0, 1, (0, 0.5), ("", "e", -1)), (1, 2, (0, 0.75)), (2, 3, (0, 1.0)))
+    charts = [Chart(("a",), (0,), points[:n], points[0][3]) for n in (1, 2, 3)]
+    sent = messages(
+        Shown(place, charts={"c1": charts[0]}),
+        Shown({"scores": Markup()}, charts={"c1": charts[1]}),
+        Shown(place, charts={"c1": charts[2]}),
+    )
+    for has in (1, 2):
+        said = sent(has)["charts"]["c1"]
+        assert (len(said["points"]), said["lines"]) == (3, ["a"])
+        assert said["begin"] == ["", "e", -1]
+
+
 def test_a_message_is_written_once_for_all_browsers_that_have_the_same() -> None:
     rendering = Rendering(1, shown(a="1"), None)
     assert rendering.message(0) is rendering.message(0)
@@ -306,9 +322,11 @@ def test_one_page_that_cannot_be_drawn_stops_no_other(
     browser.next()
     eventually(lambda: broken.looks > 1 or table.hub.changed())
     assert "cannot be drawn" in caplog.text
+    assert waits.next() == {"broken": True}
     broken.fails = False
     table.hub.changed()
-    assert waits.next() == {"parts": {"a": "1"}}
+    eventually(lambda: waits.next() == {"parts": {"a": "1"}})
+    assert waits.messages.get(timeout=5) == {}
 
 
 def test_the_first_sight_of_a_page_is_what_its_browsers_see(

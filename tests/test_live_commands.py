@@ -212,7 +212,7 @@ def test_a_run_that_takes_no_commands_says_how_it_would(
     assert chromium_page.locator("#order form").count() == 0
     (child.log.parent / "end").touch()
     shows(chromium_page, "#verdict", "completed")
-    shows(chromium_page, "#order", "Delete this run…")
+    shows(chromium_page, "#removal", "Delete this run…")
     assert "takes no commands" not in text_of(chromium_page, "#order")
 
 
@@ -273,7 +273,7 @@ def test_to_delete_a_run_the_page_leads_to_the_token_and_back(
     opened(page, f"{over.web}/runs/over")
     ask_to_delete(page)
     page.get_by_role("button", name="Delete", exact=True).click()
-    shows(page, "#order-said", "To delete a run needs the token: enter it")
+    shows(page, "#removal-said", "To delete a run needs the token: enter it")
     assert over.run("over")["state"] == "completed"
     page.get_by_role("link", name="enter it").click()
     page.get_by_label("Token").fill(over.token)
@@ -291,13 +291,13 @@ def test_why_a_run_was_not_deleted_is_said(over: Exporter, chromium_page: Any) -
     assert over.delete("/api/v1/runs/over").status == 204  # by somebody else
     shows(page, "#verdict", "gone")
     page.get_by_role("button", name="Delete", exact=True).click()
-    shows(page, "#order-said", "Not deleted: there is no run 'over'")
+    shows(page, "#removal-said", "Not deleted: there is no run 'over'")
     assert page.get_by_role("button", name="Delete this run…").count() == 0
     opened(page, f"{over.web}/runs/other")
     page.get_by_role("button", name="Delete this run…").click()
     over.kill()
     page.get_by_role("button", name="Delete", exact=True).click()
-    shows(page, "#order-said", "The exporter did not answer")
+    shows(page, "#removal-said", "The exporter did not answer")
 
 
 def test_the_script_is_small_and_needs_no_other(exporter: Exporter) -> None:

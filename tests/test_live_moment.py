@@ -1,6 +1,7 @@
 """What a page shows of the moment: charts of scores, sources, log and config."""
 
 import io
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from PIL import Image
@@ -82,8 +83,13 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     eventually(lambda: tip.is_visible() and "object-" in tip.inner_text())
     assert "step" in tip.inner_text()
 
-    # By keys: to the first step that is kept, and what is read is told.
+    # By keys: from the newest step on, and what is read is told.
+    chromium_page.mouse.move(0, 0)
     plot.focus()
+    eventually(lambda: plot.locator(".cursor").count() == 0)
+    newest = int(plot.get_attribute("aria-valuenow"))
+    plot.press("ArrowLeft")
+    eventually(lambda: int(plot.get_attribute("aria-valuenow")) >= newest - 1)
     plot.press("Home")
     eventually(lambda: plot.get_attribute("aria-valuenow") == "0")
     plot.press("ArrowRight")
@@ -95,6 +101,17 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     bands = len(exporter.episodes("scores"))
     eventually(lambda: len(exporter.episodes("scores")) >= bands + 2)
     assert begin.text_content() == stays, "what the reader looks at does not move"
+    ours = """(plot, more) => !plot.dispatchEvent(
+        new KeyboardEvent("keydown", { key: "+", cancelable: true, ...more }))"""
+    assert plot.evaluate(ours, {})
+    assert not plot.evaluate(ours, {"ctrlKey": True}), "that is the browser's"
+    # What is read is seen, also where that was not shown.
+    plot.press("+")
+    plot.press("+")
+    plot.press("Home")
+    eventually(lambda: plot.get_attribute("aria-valuenow") == "0")
+    at = float(plot.locator(".cursor").get_attribute("d")[1:].split()[0])
+    assert 46 < at < plot.bounding_box()["width"] - 8
     plot.press("Escape")
     eventually(lambda: pressed(chromium_page, "Follow") == "true")
 
@@ -107,6 +124,49 @@ def test_scores_are_drawn_over_steps_for_each_learning_module(
     eventually(lambda: pressed(chromium_page, "Follow") == "false")
     chromium_page.locator(".zoom button", has_text="All").first.click()
     eventually(lambda: pressed(chromium_page, "All") == "true")
+    assert console_errors == []
+
+
+def test_a_chart_stays_while_an_episode_has_no_scores_yet(
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    chromium_page: Any,
+    console_errors: List[str],
+    tmp_path: Path,
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import pathlib, sys, time
+        import experiment_hooks as eh
+        go_on = pathlib.Path(sys.argv[1])
+        with eh.open_run("late", run_id="late") as run:
+            for index in range(1000):
+                with run.episode(mode="eval", index=index, target="mug") as ep:
+                    for step in range(20):
+                        if index == 3 and step == 10:
+                            while not go_on.exists():
+                                time.sleep(0.01)
+                                ep.step(state={"step": step})
+                        scores = {"mug": step, "cup": 2} if step >= 10 else None
+                        ep.step(state={"step": step}, scores=scores)
+                        time.sleep(0.03)
+    """
+    go_on = tmp_path / "go_on"
+    run_python.start(code, str(go_on), env=exporter.env)
+    page = chromium_page
+    eventually(lambda: len(exporter.episodes("late", "?outcome=ended")) == 3)
+    opened(page, f"{exporter.web}/runs/late")
+    shows(page, "#where", "Episode 3")
+    shows(page, "#scores", "No scores at this step")
+    page.locator(".zoom button", has_text="All").click()
+    bands = page.locator(".chart rect.band")
+    before = eventually(bands.count)
+    assert "Highest score" not in text_of(page, "#where"), "that was another episode"
+    page.evaluate("window.chart = document.querySelector('.chart')")
+    go_on.touch()
+    shows(page, "#where", "Highest score ✓ mug")
+    eventually(lambda: bands.count() >= before + 2)
+    assert page.evaluate("window.chart === document.querySelector('.chart')")
     assert console_errors == []
 
 

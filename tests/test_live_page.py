@@ -344,6 +344,9 @@ def test_a_failed_run_shows_its_error_first(
     assert "lr 0.125" in text_of(chromium_page, "#about")
     assert "warning it smells where=sensor" in text_of(chromium_page, "#log")
     assert "error LookupError" in text_of(chromium_page, "#episodes")
+    delete = chromium_page.get_by_role("button", name="Delete this run…")
+    below = chromium_page.locator("#about").bounding_box()
+    assert delete.bounding_box()["y"] > below["y"] + below["height"]
     icon = chromium_page.locator("#icon").get_attribute("href")
     assert icon.endswith("favicon-bad.svg")
     assert http(icon).status == 200
@@ -499,6 +502,29 @@ def test_a_page_recovers_by_itself_when_the_exporter_comes_back(
     shows(chromium_page, "#verdict", "running")
     assert chromium_page.locator("#where dl").get_attribute("data-source") == shown
     assert same_document(chromium_page)
+
+
+def test_a_page_that_cannot_be_drawn_says_that_it_is_old(
+    exporter_process: Callable[..., Exporter], chromium_page: Any
+) -> None:
+    exporter = exporter_process()
+    lines: List[Any] = []
+
+    def answered(line: Any) -> None:  # by us, in place of the exporter
+        lines.append(line)
+
+    chromium_page.route_web_socket("**/live*", answered)
+    chromium_page.goto(exporter.web)
+    (line,) = eventually(lambda: chromium_page.title() and lines)
+    for said, shown in [
+        ("{}", "connected"),
+        ('{"broken":true}', "old: the exporter cannot draw this page"),
+        ('{"behind":true}', "old: the exporter cannot draw this page"),
+        ("{}", "behind: the connection is slow"),
+        ('{"behind":false}', "connected"),
+    ]:
+        line.send(said)
+        shows(chromium_page, "#connection", shown)
 
 
 def test_a_stopping_exporter_lets_its_browsers_go(

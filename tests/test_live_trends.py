@@ -1,6 +1,7 @@
 """How a run went lately, on its page in a real browser: pace, charts, metrics."""
 
 import re
+from datetime import datetime, timedelta
 from typing import Any, Callable, List
 
 from tests.support import Exporter, Pythons, eventually
@@ -55,6 +56,37 @@ def test_steps_per_second_are_right_from_the_first_moment_of_a_page(
     assert len(rates) > 5  # steps count up meanwhile
     assert all(48.0 < rate < 52.0 for rate in rates), rates
     assert "left" in text_of(page, "#modes")
+
+
+def test_when_a_mode_will_be_done_is_said_by_the_readers_own_clock(
+    exporter_process: Callable[..., Exporter], run_python: Pythons, chromium: Any
+) -> None:
+    exporter = exporter_process()
+    code = """
+        import time
+        import experiment_hooks as eh
+        expected = {"train": 10_000, "eval": 10_000_000}
+        with eh.open_run("long", run_id="long", expected_episodes=expected) as run:
+            while True:
+                for mode in expected:
+                    with run.episode(mode=mode) as ep:
+                        ep.step()
+                        time.sleep(0.02)
+    """
+    run_python.start(code, env=exporter.env)
+    eventually(lambda: exporter.run("long"))
+    page = chromium.new_context(timezone_id="Asia/Kathmandu").new_page()
+    opened(page, f"{exporter.web}/runs/long")
+
+    for mode, left, day in [("train", "min.*", "({} )?"), ("eval", r"d \d+ h", "{} ")]:
+        card = page.get_by_label(f"Mode {mode}")
+        eta = card.locator(".eta", has=page.locator("time"))
+        eventually(lambda eta=eta: eta.count() == 1, 20)
+        said, at = eta.evaluate("e => [e.innerText, e.querySelector('time').dateTime]")
+        there = datetime.fromisoformat(at) + timedelta(hours=5, minutes=45)
+        when = day.format(f"{there:%Y-%m-%d}") + f"{there:%H:%M}"
+        assert re.fullmatch(rf"about \d+ {left} left, {when}", said.strip()), said
+    page.context.close()
 
 
 def test_a_page_has_small_charts_that_change_calmly(

@@ -219,6 +219,10 @@ class Arm(View):
         ("return {'Arm': seen.state['nothing']}", "line 4: KeyError: 'nothing'"),
         ("return ['Arm']", "AttributeError"),
         ("raise SystemExit(3)", "line 4: SystemExit: 3"),
+        (
+            "raise type('Odd', (Exception,), {'__str__': lambda self: 1})",
+            "line 4: Odd: of which no text",
+        ),
         ("return {'Arm': self.render('none.html')}", "line 4: TemplateNotFound"),
     ],
 )
@@ -237,6 +241,7 @@ def test_what_a_view_raises_is_told(
         ("class Arm(View:", "my_view.py"),
         ("class Leg(View): pass", "no attribute 'Arm'"),
         ("Arm = 3", "has no draw(seen)"),
+        ("raise SystemExit(3)", "line 2: SystemExit: 3"),
         ("class Arm(View):\n    def __init__(self): raise ValueError('no')", "line 3"),
     ],
 )

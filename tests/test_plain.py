@@ -781,3 +781,19 @@ def test_anything_has_a_short_text(name: str) -> None:
     value, expected = TEXTS[name]
     assert plain.text(value) == expected
     assert plain.text(value, most=2) == expected[:2] or len(plain.text(value, 2)) == 2
+
+
+def test_what_is_made_by_an_integration_is_taken_as_it_is() -> None:
+    value = {"a": [1.5, None, True, "x"], "b": {"c": float("inf")}}
+    assert plain.made(value).data == plain.take(value)
+
+
+def test_what_is_not_plain_after_all_is_taken_as_any_value_is() -> None:
+    class Odd:
+        pass
+
+    odd = {"odd": Odd(), 3: "three"}
+    assert plain.made(odd).data == plain.take(odd)
+    large = ["x" * 1000] * 1000
+    assert plain.made(large).data == plain.take(large)
+    assert len(plain.made(large).data) <= plain.MAX_BYTES

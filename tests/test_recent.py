@@ -328,6 +328,21 @@ def test_a_deleted_run_goes_and_its_room_is_free(
     assert len(world.seen("second").series) == 3
 
 
+def test_a_run_that_has_the_id_of_a_deleted_one_has_no_history(world: World) -> None:
+    for second, name in ((0, "first"), (1, "second")):
+        now = NOON + second
+        one = world.open(Teller(), gauge(name))
+        world.count(one, now, 1.0, 1.0)
+        world.look(now)
+        world.tell(one, one.run_closed(), now)
+        world.tell(one, one.closed((1.0, 1.0)), now)
+        world.look(now)
+        seen = world.seen()
+        assert [series.spec.name for series in seen.series] == [name]
+        assert seen.since == now
+        world.state.forget("run")
+
+
 def test_of_very_many_series_a_hundred_are_kept(world: World) -> None:
     one = Teller()
     world.open(one)

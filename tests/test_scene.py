@@ -9,7 +9,9 @@ import pytest
 from experiment_hooks import wire
 from exporter.inbox import Newest
 from exporter.live import view
+from exporter.live.aside import Drawing
 from exporter.live.listing import ListScene, Query
+from exporter.live.looks import Look
 from exporter.live.recent import Recent
 from exporter.live.scene import LOG_LINES, Parts, RunScene
 from exporter.orders import Orders
@@ -104,6 +106,53 @@ def test_a_run_that_is_not_known_says_so_and_comes_back(world: World) -> None:
     assert "does not know this run" in said(look(scene))
     world.open(run="later", source=C)
     assert "does not know" not in said(look(scene))
+
+
+def test_of_a_deleted_run_nothing_is_left_on_the_page_of_one_that_has_its_id(
+    world: World,
+) -> None:
+    scene = RunScene("r", None, world.parts)
+    for source, name in ((A, "first"), (C, "second")):
+        world.state.forget("r")
+        world.rows.clear()
+        world.open(source)
+        world.record(wire.LogLine, source, level="info", message=f"the {name} line")
+        world.see(source, {"of": f"the {name}"}, episode=0)
+        world.record(
+            wire.EpisodeEnded, source, number=0, mode="train", started=T, duration=1.0,
+            steps=3, outcome=f"the {name} outcome",
+        )  # fmt: skip
+        shown = look(scene)
+        for what in ("line", "outcome"):
+            assert f"the {name} {what}" in said(shown)
+        assert f'data-source="{source.hex()}"' in shown.parts["where"]
+    assert "the first" not in said(shown)
+    asked = look(RunScene("r", A, world.parts))
+    assert "no such source" in said(asked)
+    assert "the first" not in said(asked)
+
+
+def test_no_page_is_shown_what_was_drawn_aside_for_one_that_is_gone(
+    world: World,
+) -> None:
+    class Aside:
+        """Remembers for which pages it was asked."""
+
+        def __init__(self) -> None:
+            self.asked: Set[object] = set()
+
+        def ask(self, page: object, seen: Any) -> None:
+            self.asked.add(page)
+
+        def newest(self, page: object) -> Drawing:
+            return Drawing()
+
+    drawing: Any = Aside()
+    one = Look("mine")
+    one.aside = drawing
+    for _ in range(20):
+        look(RunScene("r", None, world.parts, one))  # often where the last one was
+    assert len(drawing.asked) == 20
 
 
 def test_at_first_the_source_with_the_oldest_open_episode_is_shown(

@@ -63,9 +63,10 @@ def test_a_run_can_be_deleted_when_all_of_it_has_ended(world: World) -> None:
     world.open(B)
     world.record(wire.SourceClosed, B, ending="completed")
     world.record(wire.RunClosed, ending="completed")
-    assert text(world, "order") == "", "one of its processes goes on"
+    assert text(world, "removal") == "", "one of its processes goes on"
     world.record(wire.SourceClosed, A, ending="completed")
-    assert "Delete this run…" in text(world, "order")
+    assert "Delete this run…" in text(world, "removal")
+    assert text(world, "order") == ""
 
 
 def test_one_process_is_offered_where_there_are_several(world: World) -> None:

@@ -73,6 +73,15 @@ def test_the_rate_of_one_that_stands_still_falls() -> None:
     assert found.rate == 0.0
 
 
+def test_one_whose_clock_was_set_back_is_rated_all_the_same() -> None:
+    strip = Strip()
+    for second in range(20):
+        strip.seen([standing(0, 4000.0 + second, 5 * second)])
+    for second in range(20):
+        (found,) = strip.seen([standing(0, 400.0 + second, 100 + 7 * second)])
+        assert found.rate == (7.0 if second else None)
+
+
 def test_the_chosen_one_is_shown_however_fast_it_is() -> None:
     found = [standing(number, 1.0, 0) for number in range(MAX_SHOWN + 6)]
     some, more = shown(found, f"s{MAX_SHOWN + 5}")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 
 from exporter.live import timeline as drawn
@@ -80,6 +80,7 @@ def test_there_are_as_many_lanes_and_marks_as_a_person_looks_at() -> None:
 odd = some.floats() | some.sampled_from([0.0, -1.0, 1e308, math.inf, math.nan])
 
 
+@example(1.7e306, [(0.0, 1.7e306)], [1.7e306])
 @given(odd, some.lists(some.tuples(odd, odd), max_size=6), some.lists(odd, max_size=4))
 def test_whatever_was_said_lies_inside(
     duration: float, spans: list[tuple[float, float]], at: list[float]

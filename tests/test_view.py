@@ -401,6 +401,18 @@ def test_the_longest_bar_is_the_highest_scores_though_all_are_negative() -> None
     assert view.scores({"a": -3.0})[0][0].width == 100.0
 
 
+@pytest.mark.parametrize("others", [{}, {"c": 1.0}, {"c": -1.0}, {"c": -1.7e308}])
+def test_however_large_scores_are_their_bars_have_a_length(
+    others: Dict[str, float],
+) -> None:
+    huge = {"a": 1.7e308, "b": -1.7e308, **others}
+    bars, zero, _ = view.scores(huge)
+    for bar in bars:
+        assert 0 <= bar.start <= bar.start + bar.width <= 100 + 1e-9
+    assert 0 <= zero <= 100
+    assert [bar.number for bar in bars] == [*huge.values()]
+
+
 def test_scores_that_are_no_numbers_draw_no_bar() -> None:
     bars, _, _ = view.scores({"a": math.nan, "b": math.inf, "c": 2.0})
     assert [bar.width for bar in bars] == [0.0, 100.0, 100.0]
@@ -570,7 +582,7 @@ def test_the_modes_that_go_on_are_named(name: str) -> None:
 
 def test_of_a_run_that_is_gone_nothing_goes_on_and_nothing_can_be_asked() -> None:
     parts = view.gone("r-1").parts
-    assert (parts["under-way"], parts["order"]) == ("", "")
+    assert (parts["under-way"], parts["order"], parts["removal"]) == ("", "", "")
 
 
 # --- the list -------------------------------------------------------------------------

@@ -62,8 +62,8 @@ class Episight(Callback):
     def _opened(self, config: DictConfig) -> eh.Run:
         job = config.hydra.job
         given: Dict[str, Any] = {
-            "config": _composed(config),
-            "facts": {"hydra": _facts(config)},
+            "config": composed(config),
+            "facts": {"hydra": facts(config)},
             **self._options,
         }
         run = eh.open_run(self._name or str(job.name), **given)
@@ -79,7 +79,7 @@ class Episight(Callback):
         return {**self.__dict__, "_run": None}
 
 
-def _composed(config: DictConfig) -> Any:
+def composed(config: DictConfig) -> Any:
     """The app's configuration as composed: interpolations stay as they are written.
 
     Resolving them could run the app's resolvers, and bring secrets of the environment.
@@ -89,19 +89,20 @@ def _composed(config: DictConfig) -> Any:
     return {key: value for key, value in whole.items() if key != "hydra"}
 
 
-def _facts(config: DictConfig) -> Dict[str, Any]:
+def facts(config: DictConfig) -> Dict[str, Any]:
+    """What Hydra knows of the job, for the run's page."""
     hydra = config.hydra
-    facts = {
+    found = {
         "config": _said(hydra, "job.config_name"),
         # Iterating over them would resolve the interpolations in them.
         "overrides": OmegaConf.to_container(hydra.overrides.task, resolve=False),
         "mode": getattr(_said(hydra, "mode"), "name", None),
     }
     if not Settings.from_environment().private:
-        facts["output"] = _said(hydra, "runtime.output_dir")
-    if facts["mode"] == "MULTIRUN":
-        facts["job"] = _said(hydra, "job.num")
-    return {name: value for name, value in facts.items() if value is not None}
+        found["output"] = _said(hydra, "runtime.output_dir")
+    if found["mode"] == "MULTIRUN":
+        found["job"] = _said(hydra, "job.num")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _said(hydra: DictConfig, key: str) -> Any:

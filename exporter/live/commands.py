@@ -1,12 +1,14 @@
 """The commands of a run on its page: a form to give one, and what became of the others.
 
-Where a run has ended, the form's place is a button that deletes it. Pure, as ``view``
+Where a run has ended, a button at the page's end deletes it instead. Pure, as ``view``
 is: values in, fragments out; :func:`copied` alone is called under the state's lock.
 What a command does to a run is nobody's business here: the page's script sends the form
 to the API, which decides.
 """
 
 from collections.abc import Mapping
+
+from markupsafe import Markup
 
 from exporter import orders, views
 from exporter.live.looks import Fragments
@@ -37,19 +39,19 @@ def copied(run: Run, given: Orders, now: float, rules: Rules) -> Json:
 
 
 def form(run: Json, source: Json | None) -> Shown:
-    """The form for a command; ``source`` is the one whose moment is shown."""
+    """What the run can be told; ``source`` is the one whose moment is shown."""
     said = run["commands"]
-    if run["state"] in ENDED:
-        free = said["deletable"]
-        return Shown(
-            {"order": _parts.removal(run["run"]) if free else _parts.nothing()}
-        )
-    if not said["takes"]:
-        hint = _parts.takes_none if said["known"] else _parts.nothing
-        return Shown({"order": hint()})
-    several = run["sources"]["live"] > 1
-    alone = source if several and source and source["commands"] else None
-    return Shown({"order": _parts.form(run["run"], said["takes"], alone)})
+    ended = run["state"] in ENDED
+    order = removal = Markup()
+    if ended and said["deletable"]:
+        removal = _parts.removal(run["run"])
+    elif not ended and said["takes"]:
+        several = run["sources"]["live"] > 1
+        alone = source if several and source and source["commands"] else None
+        order = _parts.form(run["run"], said["takes"], alone)
+    elif not ended and said["known"]:
+        order = _parts.takes_none()
+    return Shown({"order": order, "removal": removal})
 
 
 def given(run: Json) -> Shown:

@@ -23,6 +23,10 @@ IDLE_GAPS, IDLE_TURNS, IDLE_SECONDS = 10.0, 2.0, 5.0
 """A mode without an end for so many of its usual gaps between episodes, and of its
 longest between moments, and seconds, is not being worked on."""
 
+FINE, COARSE = 60.0, 300.0
+"""Seconds to which an end is said: of what takes less than an hour, and of the rest."""
+MOST_AHEAD = 100 * 86400.0
+
 NO_MODE: Json = {
     "steps": 0, "episodes": 0, "started": 0, "lost": 0, "successes": None,
     "outcomes": {}, "recent_ends": [], "results": {},
@@ -31,12 +35,16 @@ NO_MODE: Json = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a mode is; ``total`` and ``left`` (seconds) are None where not known."""
+    """How far a mode is; ``total`` and ``left`` (seconds) are None where not known.
+
+    ``ends`` is when it will be done, Unix seconds; None too where that is soon.
+    """
 
     unit: str
     done: int
     total: int | None
     left: float | None = None
+    ends: float | None = None
 
     @property
     def shown(self) -> int:
@@ -61,15 +69,23 @@ def progress(run: Json, name: str, speed: Speed, now: float) -> Progress:
     )
     if episodes is not None:
         left = _time_left(run, mode, episodes, speed.ended, now)
-        return Progress("episode", mode["episodes"], episodes, left)
+        return Progress("episode", mode["episodes"], episodes, left, _end(left, now))
     if steps is not None:
         sure = speed.steady and run["state"] not in SETTLED
         left = max(0, steps - mode["steps"]) / speed.steady if sure else None
-        return Progress("step", mode["steps"], steps, left)
+        return Progress("step", mode["steps"], steps, left, _end(left, now))
     if epochs is not None:
         return Progress("epoch", run["epochs"].get(name, 0), epochs)
     unit = "episode" if mode["episodes"] or mode["started"] else "step"
     return Progress(unit, mode[f"{unit}s"], None)
+
+
+def _end(left: float | None, now: float) -> float | None:
+    """When it will be done, as exactly as that can be said."""
+    if left is None or not FINE <= left <= MOST_AHEAD:
+        return None
+    exact = FINE if left < 3600.0 else COARSE
+    return exact * round((now + left) / exact)
 
 
 def _time_left(

@@ -6,9 +6,8 @@ many lines the highest are drawn, and the target; one that was drawn is drawn fo
 its episode, so that no line comes and goes.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.trail import Glimpse, Visit
@@ -18,6 +17,8 @@ TOP = 5
 MAX_LINES = 8
 """Lines of an episode at most: as many as there are colours to tell apart."""
 MAX_CHARTS = 8
+LARGEST = 1e300
+"""What is beyond is drawn as infinity is: the span of two would be none."""
 MAX_KNOWN = 256
 """Names of a chart; where more have come, all is drawn anew from what is there."""
 
@@ -75,6 +76,16 @@ def parted(name: str) -> tuple[str, str]:
     return (whose, what) if slash and whose and what else ("", name)
 
 
+def of_now(
+    beliefs: Iterable[Belief], scores: Mapping[str, float]
+) -> tuple[Belief, ...]:
+    """The same, but nothing leads where the newest step has no scores."""
+    there = {parted(name)[0] for name in scores}
+    return tuple(
+        one if one.whose in there else replace(one, leader=None) for one in beliefs
+    )
+
+
 class Evidence:
     """Turns a source's glimpses into charts; only new ones cost anything."""
 
@@ -90,7 +101,7 @@ class Evidence:
             self._drawings = {}
         for glimpse in fresh:
             for whose, columns in self._parted(glimpse.names).items():
-                if whose in self._drawings or len(self._drawings) < MAX_CHARTS:
+                if whose in self._drawings or self._has_room(glimpse.visit):
                     drawing = self._drawings.setdefault(whose, _Drawing())
                     drawing.add(glimpse, columns)
         if glimpses:
@@ -103,11 +114,24 @@ class Evidence:
             for whose, one in self._drawings.items()
         ]
 
+    def _has_room(self, visit: Visit) -> bool:
+        """Whether there is a chart for one more; those of this episode come first."""
+        if len(self._drawings) < MAX_CHARTS:
+            return True
+        found = self._drawings.items()
+        old = next((whose for whose, one in found if one.visit != visit), None)
+        if old is not None:
+            del self._drawings[old]
+        return old is not None
+
     def _fresh(self, glimpses: Sequence[Glimpse]) -> Sequence[Glimpse]:
         """Those that were not seen yet; all, where none is known."""
+        last = self._last
         for back, glimpse in enumerate(reversed(glimpses)):
-            if glimpse is self._last:
+            if glimpse is last:
                 return glimpses[len(glimpses) - back :]
+            if last and glimpse.visit is last.visit and glimpse.place == last.place:
+                return glimpses[len(glimpses) - back - 1 :]  # that step, seen again
         return glimpses
 
     def _parted(self, names: tuple[str, ...]) -> "_Columns":
@@ -125,15 +149,15 @@ _Columns = dict[str, dict[str, int]]
 
 
 class _Drawing:
-    """One chart as it grows; ``colours`` are the newest episode's, by name."""
+    """One chart as it grows; ``colours`` are those of the newest ``visit``, by name."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.colours: dict[str, int] = {}
         self.leader: Leader | None = None
+        self.visit: Visit | None = None
         self._owners: dict[str, int] = {}  # the oldest first
         self._lines: dict[str, int] = {}
-        self._visit: Visit | None = None
         self._steps: list[tuple[int, int, dict[str, float]]] = []  # of the visit
         self._first: Point = ()
         self._chart: Chart | None = None
@@ -150,8 +174,8 @@ class _Drawing:
         """The next step, of whose scores these are ours."""
         self._chart = None
         visit = glimpse.visit
-        if visit != self._visit:
-            self._visit, self.colours, self._steps = visit, {}, []
+        if visit != self.visit:
+            self.visit, self.colours, self._steps = visit, {}, []
             self.leader = None
         values = {name: glimpse.values[column] for name, column in columns.items()}
         if self._steps and self._steps[-1][0] == glimpse.place:  # the same, seen again
@@ -210,7 +234,7 @@ class _Drawing:
         return place, step, tuple(numbers), self._begin()
 
     def _begin(self) -> tuple[Any, ...]:
-        visit = self._visit
+        visit = self.visit
         assert visit is not None
         target = self._lines.get(visit.target or "", -1)
         which = "" if visit.index is None else f" {visit.index}"
@@ -250,4 +274,4 @@ def _highest(values: Mapping[str, float], target: str | None) -> list[str]:
 
 def _number(value: float) -> float | None:
     """To five digits: more cannot be seen; JSON has no NaN and no infinity."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+    return float(f"{value:.5g}") if abs(value) < LARGEST else None

@@ -124,6 +124,7 @@ class Rendering:
         self.charts: dict[str, DrawnChart] = {
             name: DrawnChart(number, chart, old_charts.get(name))
             for name, chart in shown.charts.items()
+            if _has_place(name, shown.parts)
         }
         # Most browsers have the same rendering before this one: written once for all.
         self._messages: dict[int, str] = {}
@@ -205,6 +206,15 @@ class DrawnChart:
         return said
 
 
+def _has_place(chart: str, parts: dict[str, Markup]) -> bool:
+    """Whether a page has the element in which a chart is drawn.
+
+    Where it has not, the chart is gone from the page as well: when it comes again, it
+    comes as a whole.
+    """
+    return any(chart in html for html in parts.values())
+
+
 def _versions(number: int, found: dict[str, Markup], before: _Versions) -> _Versions:
     versions = {}
     for name, html in found.items():
@@ -218,7 +228,11 @@ def _newer(found: _Versions, has: int) -> dict[str, Markup]:
 
 
 class Room:
-    """A subject and its browsers. Guarded by ``fresh``: rendering, browsers, left."""
+    """A subject and its browsers.
+
+    Guarded by ``fresh``: rendering; by the hub's lock: browsers, looking, left. While
+    it is ``broken`` it cannot be drawn, and what its browsers show is old.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -227,6 +241,7 @@ class Room:
         self.browsers: dict[int, Browser] = {}
         self.looking = 0
         self.left = time.monotonic()
+        self.broken = False
         self.failures = 0
         self._scene = subject.scene()
         self._number = 0
@@ -339,7 +354,7 @@ class Hub:
                     self._looking(room, 1 if visible else -1)
                 rendering = room.newest(has, BEAT)
                 if rendering is None:
-                    paced.send("{}")
+                    paced.send('{"broken":true}' if room.broken else "{}")
                 else:
                     paced.send(rendering.message(has))
                     has = rendering.number
@@ -437,7 +452,9 @@ class Hub:
     def _look(self, room: Room) -> None:
         try:
             room.look(self.clock())
+            room.broken = False
         except Exception:  # the other pages can be drawn all the same
+            room.broken = True
             room.failures += 1
             if room.failures & (room.failures - 1) == 0:  # the 1st, 2nd, 4th, ...
                 logger.exception("a page cannot be drawn: %r", room.subject.key)

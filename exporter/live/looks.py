@@ -82,6 +82,7 @@ def _environment(folder: Path | None) -> jinja2.Environment:
         date=words.date,
         duration=words.duration,
         iso=words.iso,
+        minute=words.minute,
         plural=words.plural,
         rank=words.rank,
         rate=words.rate,
@@ -202,7 +203,7 @@ class Look:
                 made = frame.f_globals.get("__jinja_template__")
                 line = made.get_corresponding_lineno(number) if made else number
                 where = f"{_short(path)}, line {line}"
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {_text(error)}"
         return f"{where}: {said}"[:500] if where else said[:500]
 
     def _find(self, template: str, name: str) -> Callable[..., Markup]:
@@ -285,6 +286,13 @@ def warm() -> None:
         OURS.warm(f"{name}.html")
 
 
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # it is the user's own
+        return "of which no text can be made"
+
+
 def _short(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
@@ -344,7 +352,7 @@ class Looks:
                 view = _class(wanted.target)(**dict(wanted.options))
                 view.render = look.render
                 look.aside = Aside(view, look.explain, self._changed)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a script may end at once
                 look.note(wanted.target, look.explain(error))
         return look
 

@@ -10,6 +10,7 @@ without it. Nothing is written to disk: an exporter that starts has no history.
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -48,6 +49,7 @@ class Recent:
         self._clock = clock
         self._lock = threading.Lock()
         self._histories: dict[str, History] = {}
+        self._of: dict[str, weakref.ref[Run]] = {}  # whose history each is
         self._series = 0
         self._seen: dict[str, Seen] = {}
         # Runs that are over without having said so, by when they were heard last.
@@ -134,6 +136,7 @@ class Recent:
         with self._lock:
             self._series -= len(self._histories.pop(name).series)
             self._seen.pop(name, None)
+            self._of.pop(name, None)
 
     def _wanted(self, run: Run, now: float) -> bool:
         history = self._histories.get(run.id)
@@ -143,8 +146,8 @@ class Recent:
 
     def _take(self, run: Run, now: float) -> None:
         history = self._histories.get(run.id)
-        if history is not None and now < history.at:  # the clock was set back
-            self._forget(run.id)
+        if history is not None and (now < history.at or self._of[run.id]() is not run):
+            self._forget(run.id)  # the clock was set back; or that run was deleted
             history = None
         with self._state.lock:
             if self._state.runs.get(run.id) is not run:
@@ -163,6 +166,7 @@ class Recent:
         with self._lock:
             if history is None:
                 history = self._histories[run.id] = History()
+                self._of[run.id] = weakref.ref(run)
             self._series -= len(history.series)
             history.put(look, lines, sets, MAX_SERIES - self._series)
             self._series += len(history.series)

@@ -8,6 +8,7 @@ an unchanged copy is not drawn again either.
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,9 +17,8 @@ from markupsafe import Markup
 
 from experiment_hooks import wire
 from exporter import lastseen, views
-from exporter.live import commands, custom, pictures, strip, trends, view
+from exporter.live import commands, custom, evidence, pictures, strip, trends, view
 from exporter.live.aside import Drawing
-from exporter.live.evidence import Evidence
 from exporter.live.looks import OURS, Look, image_address
 from exporter.live.recent import Recent
 from exporter.live.strip import Strip
@@ -112,16 +112,23 @@ class RunScene:
         self._look = look
         self._parts = parts
         self._source = source
-        self._asked = self._settled = source is not None
-        self._copy: _Copy | None = None
+        self._asked = source is not None
         self._pace = Pace()
+        self._page = object()  # nobody else's, also when this scene is gone
+        self._forget(None)
+
+    def _forget(self, run: Run | None) -> None:
+        """Know nothing: this is another run, under the id of one that was deleted."""
+        self._run = weakref.ref(run) if run is not None else lambda: None
+        self._settled = self._asked
+        self._copy: _Copy | None = None
         self._lately = (-1, trends.Lately())
         self._drawn = Drawn()
         self._episode_rows: tuple[int, dict[int, Json]] = (-1, {})
         self._last_seen: tuple[object, Json | None] = (None, None)
         self._ended: dict[tuple[bytes, int], Json] = {}
         self._moments = Moments()
-        self._evidence = Evidence()
+        self._evidence = evidence.Evidence()
         self._strip = Strip()
         self._stand: tuple[object, list[strip.Standing]] = (None, [])
         self._asked_for: object = None
@@ -196,9 +203,9 @@ class RunScene:
         if aside is not None and self._asked_for != (copy.mark, moment):
             self._asked_for = (copy.mark, moment)
             present = self._parts.presents.of(self._source) if self._source else None
-            aside.ask(id(self), _to_be_seen(copy.run, moment, present, now))
+            aside.ask(self._page, _to_be_seen(copy.run, moment, present, now))
         if aside is not None:
-            drawing = aside.newest(id(self))
+            drawing = aside.newest(self._page)
         mark = (drawing, *self._look.mistakes)
         return self._drawn("own", mark, lambda: view.own(self._look, drawing))
 
@@ -209,8 +216,9 @@ class RunScene:
         since = time.monotonic()
         with state.lock:
             run = state.runs.get(self._id)
+            if run is not self._run():
+                self._forget(run)
             if run is None:
-                self._copy = None
                 return None
             mark = (*_mark(run, now), self._parts.orders.changes)
             if self._copy is None or (mark != self._copy.mark and self._pace.due):
@@ -344,15 +352,15 @@ class RunScene:
         shown = hexadecimal(self._source)
         source = copy.of(shown)
         present = self._parts.presents.of(self._source) if self._source else None
-        if present is not None and present.run != self._id:
-            present = None
+        if source is None or (present is not None and present.run != self._id):
+            present = None  # also what is left of a run that was deleted
         seen = self._moments.seen(
             Moment(self._id, source), present, self._episode(present)
         )
         if not self._source or present is None:
             return seen
         drawn = self._evidence.seen(self._parts.presents.glimpses(self._source))
-        return replace(seen, drawn=tuple(drawn))
+        return replace(seen, drawn=evidence.of_now(drawn, seen.scores))
 
     def _episode(self, present: Present | None) -> Json | None:
         """The moment's episode: as it stands, else as it started, else as it ended."""

@@ -88,6 +88,8 @@ class Strip:
         rated = []
         for one in found:
             seen = self._seen[one.source] = known.get(one.source) or deque()
+            if seen and one.at < seen[-1][0] - RATE_SECONDS:  # its clock was set back
+                seen.clear()
             if not seen or one.at > seen[-1][0]:
                 seen.append((one.at, one.total))
             while len(seen) > 2 and one.at - seen[1][0] > RATE_SECONDS:

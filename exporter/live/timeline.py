@@ -138,7 +138,7 @@ class _Axis:
     def _place(self, seconds: float) -> float:
         if not self._duration:
             return 0.0
-        return 100.0 * min(_seconds(seconds), self._duration) / self._duration
+        return 100.0 * (min(_seconds(seconds), self._duration) / self._duration)
 
 
 def _seconds(value: float | None) -> float:

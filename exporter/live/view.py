@@ -19,7 +19,7 @@ from exporter.live import looks, strip, words
 from exporter.live.aside import Drawing
 from exporter.live.custom import REPLACED
 from exporter.live.eta import NO_MODE, progress
-from exporter.live.evidence import Belief, Chart, Leader, parted
+from exporter.live.evidence import LARGEST, Belief, Chart, Leader, parted
 from exporter.live.looks import Fragments, Look
 from exporter.live.strip import Standing
 from exporter.live.tracks import Speed
@@ -173,7 +173,7 @@ def last_seen(run: str, seen: Json | None) -> Shown:
 
 def gone(run: str) -> Shown:
     """The run is not known (any more): there is nothing that it could be told."""
-    nothing = {"under-way": Markup(), "order": Markup()}
+    nothing = dict.fromkeys(("under-way", "order", "removal"), Markup())
     return Shown({"verdict": _run.gone(run), "title": _run.gone_title(run), **nothing})
 
 
@@ -317,7 +317,6 @@ def beliefs(values: Mapping[str, float], drawn: Sequence[Belief]) -> list[ShownB
             *scores(of_whom, known[whose].colours if whose in known else {}),
         )
         for whose, of_whom in found.items()
-        if of_whom
     ]
 
 
@@ -357,7 +356,7 @@ def _extent(values: Sequence[float]) -> tuple[float, float, float]:
     Where all are negative they begin below the lowest: then too the longest bar is that
     of the highest score.
     """
-    finite = [value for value in values if abs(value) < float("inf")]
+    finite = [value for value in values if abs(value) < LARGEST]
     low, high = min([0.0, *finite]), max([0.0, *finite])
     if not finite or max(finite) >= 0:
         return low, 0.0, high

@@ -111,6 +111,12 @@ def date(at: float) -> str:
     return f"{found:%Y-%m-%d %H:%M:%S} UTC" if found else "?"
 
 
+def minute(at: float) -> str:
+    """Date and time of day to the minute, UTC; the page's script leaves out today."""
+    found = _date(at)
+    return f"{found:%Y-%m-%d %H:%M} UTC" if found else "?"
+
+
 def _date(at: float) -> datetime | None:
     try:
         return datetime.fromtimestamp(at, UTC)

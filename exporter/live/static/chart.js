@@ -212,14 +212,17 @@
     }
 
     key(event) {
-      const places = this.points.map((point) => point[0]), now = this.nearest(this.cursor ?? Infinity);
+      if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
+      const places = this.points.map((point) => point[0]), now = this.nearest(this.cursor) || this.points.at(-1);
+      const [from, to] = this.window();
       const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
       const zoom = { "+": 0.5, "-": 2 }[event.key];
       if (move) {
-        const to = places.indexOf((now || this.points.at(-1))[0]) + move;
-        this.read(places[Math.max(0, Math.min(places.length - 1, to))]);
+        const at = places[Math.max(0, Math.min(places.length - 1, places.indexOf(now[0]) + move))];
+        if (at < from || at > to) this.show([at - (to - from) / 2, at + (to - from) / 2]); // what is read is seen
+        this.read(at);
       } else if (zoom) {
-        const [from, to] = this.window(), middle = this.cursor ?? (from + to) / 2, half = ((to - from) * zoom) / 2;
+        const middle = this.cursor ?? (from + to) / 2, half = ((to - from) * zoom) / 2;
         this.show([Math.max(places[0], middle - half), Math.min(places.at(-1), middle + half)]);
       } else if (event.key === "Escape") {
         this.read(null);

@@ -3,11 +3,10 @@
 // page itself.
 "use strict";
 (() => {
-  const said = document.getElementById("order-said");
   const dialog = document.getElementById("confirm");
   if (!dialog || !dialog.showModal) return;
   document.documentElement.classList.add("can-order");
-  let asked = null;
+  let asked = null, said = null; // what was asked, and where is said what comes of it
 
   const chosen = (form, name) => form.querySelector(`[name="${name}"]:checked`);
   const words = (input) => input.parentElement.textContent.trim();
@@ -16,6 +15,7 @@
     const form = event.target;
     if (!form.dataset.to) return;
     event.preventDefault();
+    said = form.closest(".orders").querySelector("[role=status]");
     asked = "deletes" in form.dataset ? removal(form) : order(form, event.submitter);
     show("what", asked.what);
     show("reason", asked.why);

@@ -16,9 +16,12 @@
     for (const time of within.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
       if (isNaN(at)) continue;
-      const form = time.dataset.form === "clock" ? "toLocaleTimeString" : "toLocaleString";
-      time.textContent = at[form]("sv-SE"); // 2026-11-21 04:28:43
-      if (form === "toLocaleTimeString") time.title = at.toLocaleString("sv-SE");
+      const whole = at.toLocaleString("sv-SE"), [day, clock] = whole.split(" "); // 2026-11-21 04:28:43
+      const form = time.dataset.form, today = () => day === new Date().toLocaleDateString("sv-SE");
+      if (form === "clock") time.textContent = clock;
+      else if (form === "minute") time.textContent = (today() ? clock : whole).slice(0, -3);
+      else time.textContent = whole;
+      if (time.textContent !== whole) time.title = whole;
     }
     return within;
   }
@@ -160,7 +163,7 @@
 
   // --- the connection ---------------------------------------------------------------
 
-  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false;
+  let socket = null, heard = Date.now(), wait = FIRST_WAIT, timer = 0, behind = false, broken = false;
 
   // The source that is shown stays the one that is shown, whatever comes back.
   function address() {
@@ -185,6 +188,7 @@
       heard = Date.now();
       wait = FIRST_WAIT;
       behind = message.behind ?? behind;
+      broken = message.broken ?? ("behind" in message && broken);
       say(true);
       following(() => apply(message));
     };
@@ -198,8 +202,8 @@
   }
 
   function say(live) {
-    root.classList.toggle("lost", !live);
-    const text = !live ? "connection lost, trying again" : behind ? "behind: the connection is slow" : "connected";
+    root.classList.toggle("lost", !live || broken);
+    const text = !live ? "connection lost, trying again" : broken ? "old: the exporter cannot draw this page, its log says why" : behind ? "behind: the connection is slow" : "connected";
     if (connection.textContent !== text) connection.textContent = text;
   }
 

@@ -1,0 +1,81 @@
+"""Monty's log lines on the page, and its telemetry events in the episodes.
+
+Handlers that are added to Monty's loggers while an experiment is watched, and taken
+away with it: ``experiment.config`` knows nothing of them.
+"""
+
+import logging
+from typing import Any, Callable, Dict, List, Tuple
+
+from experiment_hooks.integrations.monty.options import Options
+from experiment_hooks.logs import LogHandler
+from experiment_hooks.run import Run
+
+LOGS = "tbp.monty"
+TELEMETRY = "telemetry.tbp.monty"
+EVERY_STEP = frozenset({"GlobalMatchingStep"})
+"""Events that say no more than that there was a step, which is known."""
+
+Told = Callable[[str, Dict[str, Any]], None]
+
+
+class TelemetryHandler(logging.Handler):
+    """Turns Monty's telemetry events (0.5x) into calls of ``told``.
+
+    Args:
+        told: takes an event's kind and its fields.
+    """
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell of one event; what is no telemetry event is left out."""
+        event = record.msg
+        kind = getattr(event, "kind", None)
+        if kind is None or kind in EVERY_STEP:
+            return
+        # Its fields as they are: they are made plain where they are recorded.
+        fields = {**vars(event), **(getattr(event, "model_extra", None) or {})}
+        fields.pop("kind", None)
+        self._told(str(kind), fields)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """An event that cannot be told is left out."""
+
+
+class Lines:
+    """The handlers of one experiment.
+
+    Args:
+        run: where log lines go.
+        options: which handlers there are.
+        told: where telemetry events go.
+    """
+
+    def __init__(self, run: Run, options: Options, told: Told) -> None:
+        self._added: List[Tuple[logging.Logger, logging.Handler]] = []
+        self._level = logging.NOTSET
+        if options.logs:
+            self._add(LOGS, LogHandler(run, rate=options.log_rate))
+        if options.telemetry:
+            telemetry = self._add(TELEMETRY, TelemetryHandler(told))
+            # Monty leaves it at the root's level, which is mostly WARNING.
+            self._level = telemetry.level
+            if self._level == logging.NOTSET:
+                telemetry.setLevel(logging.INFO)
+
+    def _add(self, name: str, handler: logging.Handler) -> logging.Logger:
+        target = logging.getLogger(name)
+        target.addHandler(handler)
+        self._added.append((target, handler))
+        return target
+
+    def close(self) -> None:
+        """Take the handlers away, and leave the loggers as they were."""
+        for target, handler in self._added:
+            target.removeHandler(handler)
+            if isinstance(handler, TelemetryHandler):
+                target.setLevel(self._level)
+        self._added = []

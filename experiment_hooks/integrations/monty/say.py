@@ -1,0 +1,15 @@
+"""What is said to people about how Monty is watched: each sentence once a process."""
+
+import logging
+from typing import Set
+
+logger = logging.getLogger("experiment_hooks")
+
+_said: Set[str] = set()
+
+
+def say_once(sentence: str) -> None:
+    """Warn of something that has no effect, with what to do instead."""
+    if sentence not in _said:
+        _said.add(sentence)
+        logger.warning("episight: %s", sentence)
