@@ -1,7 +1,7 @@
 """A Monty's page in a browser, of a real exporter, with states as hooks send them."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Set
+from typing import Any, Callable, Dict, List, Set, Tuple
 
 import pytest
 
@@ -72,29 +72,30 @@ def test_a_monty_is_seen_at_a_glance_and_nothing_jumps(
     assert console_errors == []
 
 
-def moved(page: Any) -> Dict[str, Any]:
-    """What did not stay in its place while some fifty steps were shown, and where."""
-    steps: Set[str] = set()
-    tops: Dict[str, Set[float]] = {}
+def moved(page: Any) -> Dict[int, Any]:
+    """What did not stay in its place over some steps of two episodes, and where."""
+    steps: Set[Tuple[str, ...]] = set()
+    tops: Dict[int, Set[float]] = {}
 
     def looked() -> bool:
         found = page.evaluate(
             """places => {
               const zero = document.querySelector("#where").getBoundingClientRect().top;
-              const step = document.querySelector("#where .now").innerText;
-              return [step, [...document.querySelectorAll(places)].map(
-                (one, n) => [n + one.className,
-                             Math.round(one.getBoundingClientRect().top - zero)])];
+              const all = (places) => [...document.querySelectorAll(places)];
+              const now = all("#where .now dd").map(one => one.innerText);
+              const tops = all(places).map(one => one.getBoundingClientRect().top);
+              const found = tops.map((top, n) => [n, Math.round(top - zero)]);
+              return [now.slice(3, 5), found];
             }""",
             PLACES,
         )
-        steps.add(found[0])
-        for name, top in found[1]:
-            tops.setdefault(name, set()).add(top)
-        return len(steps) >= 30
+        steps.add(tuple(found[0]))  # episode and step
+        for place, top in found[1]:
+            tops.setdefault(place, set()).add(top)
+        return len(steps) >= 12 and len({episode for episode, _ in steps}) > 1
 
     eventually(looked, 30)
-    return {name: found for name, found in tops.items() if len(found) > 1}
+    return {place: found for place, found in tops.items() if len(found) > 1}
 
 
 def test_a_users_own_view_of_that_name_takes_its_place(

@@ -11,8 +11,8 @@ values and gives HTML; it has no connection to anybody, and cannot change anythi
 
 It is made once, with the other keys of its settings as arguments, and drawn on a thread
 of its own, ten times a second at most for each page that is looked at, of the newest
-values. What computes for longer than 50 ms, or takes longer than a second, is not shown,
-but a notice; so is what it raises.
+values. What computes for longer than 50 ms, or takes longer than a second, is not
+shown, but a notice; so is what it raises.
 """
 
 from collections.abc import Callable, Mapping
