@@ -163,11 +163,22 @@ def test_the_outcome_says_whether_it_is_a_success() -> None:
         ((0, 0, 350), (0, 0, 10), 20),
         ((90, 0, 0), (0, 90, 0), 120),
         ((90, 0, 90), (0, 90, 90), 120),
+        # As a Monty 0.55 has written them into its CSV, with its own rotation_error.
+        (
+            (0.31954473, 18.08888355, -126.73546596),
+            (163.9505498, 348.16614362, 137.59996198),
+            174.0039,
+        ),
+        (
+            (36.08018906, -20.00227025, -95.05594981),
+            (49.98909653, 20.27207484, 298.32287462),
+            53.5488,
+        ),
     ],
 )
 def test_the_angle_between_two_rotations(one: Any, other: Any, degrees: float) -> None:
-    assert monty.angle(one, other) == pytest.approx(degrees, abs=1e-5)
-    assert monty.angle(other, one) == pytest.approx(degrees, abs=1e-5)
+    assert monty.angle(one, other) == pytest.approx(degrees, abs=1e-4)
+    assert monty.angle(other, one) == pytest.approx(degrees, abs=1e-4)
 
 
 def test_the_angles_are_about_fixed_axes_in_the_order_x_y_z() -> None:
