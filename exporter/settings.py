@@ -103,7 +103,7 @@ class Traces:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """A view of the user's own.
+    """A view of the user's own, or of ours.
 
     Attributes:
         name: what it is called.
@@ -144,14 +144,27 @@ class ViewSettings:
         return cls(name, match or "*", templates, target, tuple(given.items()))
 
 
+OUR_VIEWS = (ViewSettings("monty", "monty", target="exporter.live.monty.MontyView"),)
+"""Come after the user's; one of the user's by the same name, or None, replaces one."""
+
+
+def _views(given: Mapping[str, Any]) -> tuple[ViewSettings, ...]:
+    ours = {one.name: one for one in OUR_VIEWS}
+    off = {name for name, one in given.items() if one is None and name in ours}
+    return (
+        *(ViewSettings.of(name, one) for name, one in given.items() if name not in off),
+        *(one for name, one in ours.items() if name not in given),
+    )
+
+
 @dataclass(frozen=True)
 class Live:
     """The live page: a template of a trace's address, with ``{trace_id}`` in it, and
-    views of the user's own, the first that fits a run draws it.
+    views of the user's own and of ours, the first that fits a run draws it.
     """
 
     trace_url: str = ""
-    views: tuple[ViewSettings, ...] = ()
+    views: tuple[ViewSettings, ...] = OUR_VIEWS
 
 
 @dataclass(frozen=True)
@@ -349,7 +362,7 @@ def _value(kind: Any, value: Any) -> Any:
     if kind == tuple[str, ...]:
         return _names(value)
     if kind == tuple[ViewSettings, ...]:
-        return tuple(ViewSettings.of(name, one) for name, one in (value or {}).items())
+        return _views(value or {})
     if kind is bool:
         return _TRUTH[str(value).lower()]
     number = kind(value)

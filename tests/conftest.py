@@ -42,6 +42,7 @@ _ON_3_11 = {
     "test_flooded.py",
     "test_live_episodes.py",
     "test_live_moment.py",
+    "test_live_monty.py",
     "test_live_views.py",
     "test_run_sh.py",
     "test_wheel.py",

@@ -20,6 +20,10 @@ FAILED = """
             run.publish_log("error", "it broke")
             raise ValueError("the arm is stuck")
 """
+MONTY = """
+    from tests.monty_played import play
+    play("five", 5, 0.05)
+"""
 WIDE, NARROW = (1280, 900), (390, 844)
 
 
@@ -113,6 +117,28 @@ def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
             fold.evaluate("summary => { summary.parentElement.open = true; }")
         assert violations(axe, page) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_axe_finds_nothing_on_the_page_of_a_monty(
+    size: Tuple[int, int],
+    exporter_process: Callable[..., Exporter],
+    run_python: Pythons,
+    page: Any,
+    axe: Any,
+) -> None:
+    exporter = exporter_process()
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    env = {**exporter.env, "PYTHONPATH": str(support.ROOT)}
+    run_python.start(MONTY, env=env)
+    eventually(lambda: exporter.run("five"))
+    opened(page, f"{exporter.web}/runs/five")
+    shows(page, "#where", "LM_4")
+    eventually(lambda: page.locator(".sensors img").count() == 12)
+    assert violations(axe, page) == [], "folded"
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert violations(axe, page) == [], "unfolded"
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
 def violations(axe: Any, page: Any) -> List[str]:

@@ -11,9 +11,9 @@ from experiment_hooks import wire
 from exporter.live.pictures import PictureError, png
 
 
-def shown(array: Any) -> Any:
+def shown(array: Any, name: str = "x") -> Any:
     """What a browser would draw."""
-    image = wire.Image("x", array.shape, array.dtype.str, 0)
+    image = wire.Image(name, array.shape, array.dtype.str, 0)
     found = Image.open(io.BytesIO(png(image, array.tobytes())))
     assert found.format == "PNG"
     return np.asarray(found)
@@ -43,7 +43,9 @@ def test_unsigned_numbers_too() -> None:
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 def test_floats_within_0_and_1_keep_their_brightness(dtype: str) -> None:
-    assert shown(np.array([[0.25, 0.5]], dtype)).tolist() == [[63, 127]]
+    array = np.array([[0.25, 0.5]], dtype)
+    assert shown(array).tolist() == [[63, 127]]
+    assert shown(array, "patch depth").tolist() == [[0, 255]], "of what is near, too"
 
 
 @pytest.mark.parametrize("dtype", ["<i2", "<f2", "<f4", "<f8"])

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from exporter.settings import Settings, SettingsError, ViewSettings
+from exporter.settings import OUR_VIEWS, Settings, SettingsError, ViewSettings
 from tests.support import ROOT, clean_environment, free_port
 
 CONF = ROOT / "conf"
@@ -95,12 +95,23 @@ def test_views_of_ones_own_come_by_the_command_line_and_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = (("links", 2),)
-    expected = (ViewSettings("arm", "reach*", "/t", "mine.Arm", options),)
+    expected = (ViewSettings("arm", "reach*", "/t", "mine.Arm", options), *OUR_VIEWS)
     assert composed(f"live.views={VIEWS}").live.views == expected
     monkeypatch.setenv("EPISIGHT_LIVE_VIEWS", VIEWS)
     assert composed().live.views == expected
     other = composed("live.views={all: {templates: /u}}").live.views
-    assert other == (ViewSettings("all", "*", "/u"),)
+    assert other == (ViewSettings("all", "*", "/u"), *OUR_VIEWS)
+
+
+def test_a_view_of_ours_is_replaced_or_switched_off_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [one.name for one in OUR_VIEWS] == ["monty"]
+    replaced = composed("live.views={monty: {match: m*, templates: /t}}").live.views
+    assert replaced == (ViewSettings("monty", "m*", "/t"),)
+    assert composed("live.views={monty: null}").live.views == ()
+    monkeypatch.setenv("EPISIGHT_LIVE_VIEWS", "{monty: null}")
+    assert composed().live.views == ()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from markupsafe import Markup, escape
 from exporter.live.custom import Seen, View
 
 SLOW = 0.05
-"""Seconds that a drawing may take."""
+"""Seconds of computing that a drawing may take: the experiments may leave it few."""
 REST, LONGEST_REST = 20.0, 10.0
 """One that took longer is not tried again for so many times as long, or seconds."""
 LATE = 1.0
+"""Seconds that it may take in all, waiting included."""
 IDLE = 5.0
 MAX_KEPT = 100
 MAX_SECTIONS = 20
@@ -112,7 +113,7 @@ class Aside:
             self._done()
 
     def _draw(self, seen: Seen) -> Drawing:
-        since = time.monotonic()
+        since, computed = time.monotonic(), time.thread_time()
         try:
             found = self._view.draw(seen)
             sections = {
@@ -123,6 +124,8 @@ class Aside:
             self._again = time.monotonic() + 1.0
             return Drawing(mistake=self._explain(error))
         took = time.monotonic() - since
+        if took <= LATE:
+            took = time.thread_time() - computed
         if took > SLOW:
             self._again = time.monotonic() + min(REST * took, LONGEST_REST)
             return Drawing(mistake=too_slow(took))

@@ -11,7 +11,8 @@ values and gives HTML; it has no connection to anybody, and cannot change anythi
 
 It is made once, with the other keys of its settings as arguments, and drawn on a thread
 of its own, ten times a second at most for each page that is looked at, of the newest
-values. What takes longer than 50 ms is not shown, but a notice; so is what it raises.
+values. What computes for longer than 50 ms, or takes longer than a second, is not
+shown, but a notice; so is what it raises.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,12 +34,20 @@ class SeenImage:
         dtype: a NumPy type string such as ``|u1`` or ``<f4``.
         stride: every so many pixels of the experiment's image were sent.
         data: the bytes, in C order.
+        at: when it came, Unix seconds.
+        src: the address of a PNG of it, another one for each image:
+            ``<img src="{{ image.src }}" data-src="{{ image.src }}" alt="...">``.
+        extent: the values that are the darkest and the brightest there; None where
+            it shows the bytes as they are.
     """
 
     shape: tuple[int, ...]
     dtype: str
     stride: int
     data: bytes
+    at: float | None = None
+    src: str = ""
+    extent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,16 @@ OUR_PREFIX = "episight"
 """``{% extends "episight/run.html" %}`` is ours, also where a user has one."""
 
 
+def _quoted(text: object) -> str:
+    return quote(str(text), safe="")
+
+
+def image_address(run: str, source: str, name: str, version: str) -> str:
+    """Where a run's page finds an image of a source's, as ``pages`` serves it."""
+    place = f"./{_quoted(run)}/sources/{_quoted(source)}/images"
+    return f"{place}/{_quoted(name)}.png?v={_quoted(version)}"
+
+
 def _environment(folder: Path | None) -> jinja2.Environment:
     ours = jinja2.PackageLoader("exporter.live")
     loaders: list[jinja2.BaseLoader] = [jinja2.PrefixLoader({OUR_PREFIX: ours}), ours]
@@ -79,10 +89,19 @@ def _environment(folder: Path | None) -> jinja2.Environment:
         real=words.real,
         share=words.share,
         span=words.span,
-        url=lambda text: quote(str(text), safe=""),
+        url=_quoted,
     )
-    made.globals.update(tree=tree, ENDED=ENDED, STATES=STATES, TONES=TONES)
+    made.globals.update(
+        tree=tree,
+        image_address=image_address,
+        ENDED=ENDED,
+        STATES=STATES,
+        TONES=TONES,
+    )
     return made
+
+
+_TEMPLATES = _environment(None)
 
 
 class Look:
@@ -106,7 +125,7 @@ class Look:
         self.aside: Aside | None = None
         self._folder = folder
         self._own = tuple(str(path) for path in (folder, module) if path is not None)
-        self._templates = _environment(folder)
+        self._templates = _environment(folder) if folder is not None else _TEMPLATES
         self._macros: dict[tuple[str, str], Callable[..., Markup]] = {}
         self._mistakes = dict(mistakes or {})
         self._lock = threading.Lock()
@@ -258,9 +277,12 @@ def page(template: str, **values: Any) -> str:
     return _in_use.get().page(template, values)
 
 
+_WARMED = "base run run_parts runs runs_parts monty monty_state"
+
+
 def warm() -> None:
     """Read our templates, so that the first page does not wait for that."""
-    for name in ("base", "run", "run_parts", "runs", "runs_parts"):
+    for name in _WARMED.split():
         OURS.warm(f"{name}.html")
 
 

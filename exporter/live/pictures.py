@@ -2,8 +2,9 @@
 
 What a browser shows has 8 bits: unsigned bytes are taken as they are, True is white,
 and all else is stretched between its smallest and its largest value (floats within 0
-and 1: between those two). NaN and infinities do not count in that. Of one channel these
-are a depth or the like, and are drawn in colours from dark blue to yellow (viridis).
+and 1: between those two, but for a depth, by its name: what is near differs by little).
+NaN and infinities do not count in that. Of one channel these are a depth or the like,
+and are drawn in colours from dark blue to yellow (viridis).
 """
 
 import io
@@ -66,7 +67,7 @@ def png(image: wire.Image, data: bytes) -> bytes:
         if image.dtype == "|b1":
             drawn = drawn.point(lambda value: 255 if value else 0)
     else:
-        drawn = _stretched(image.dtype, (width, height), channels, data)
+        drawn = _stretched(image, (width, height), channels, data)
         if channels == 1:
             drawn.putpalette(_VIRIDIS)
     written = io.BytesIO()
@@ -85,7 +86,7 @@ def extent(image: wire.Image, data: bytes) -> tuple[float, float] | None:
         return None
     if image.dtype in ("|u1", "|b1"):
         return None
-    return _range(image.dtype, _planes(image.dtype, (width, height), channels, data))
+    return _range(image, _planes(image.dtype, (width, height), channels, data))
 
 
 def _checked(image: wire.Image, data: bytes) -> tuple[int, int, int]:
@@ -99,10 +100,10 @@ def _checked(image: wire.Image, data: bytes) -> tuple[int, int, int]:
 
 
 def _stretched(
-    dtype: str, size: tuple[int, int], channels: int, data: bytes
+    image: wire.Image, size: tuple[int, int], channels: int, data: bytes
 ) -> Image.Image:
-    planes = _planes(dtype, size, channels, data)
-    low, high = _range(dtype, planes)
+    planes = _planes(image.dtype, size, channels, data)
+    low, high = _range(image, planes)
     scale = 255.0 / (high - low) if high > low else 0.0
     shown = [
         plane.point(lambda value: value * scale - low * scale).convert("L")
@@ -118,11 +119,10 @@ def _planes(
     return [_plane(dtype, size, channel) for channel in split]
 
 
-def _range(dtype: str, planes: Sequence[Image.Image]) -> tuple[float, float]:
+def _range(image: wire.Image, planes: Sequence[Image.Image]) -> tuple[float, float]:
     low, high = _extent(planes)
-    return (
-        (0.0, 1.0) if dtype.startswith("<f") and 0 <= low <= high <= 1 else (low, high)
-    )
+    is_share = image.dtype.startswith("<f") and not image.name.endswith("depth")
+    return (0.0, 1.0) if is_share and 0 <= low <= high <= 1 else (low, high)
 
 
 def _channel(dtype: str, data: bytes, channels: int, number: int) -> bytes:

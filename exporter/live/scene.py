@@ -19,7 +19,7 @@ from experiment_hooks import wire
 from exporter import lastseen, views
 from exporter.live import commands, custom, evidence, pictures, strip, trends, view
 from exporter.live.aside import Drawing
-from exporter.live.looks import OURS, Look
+from exporter.live.looks import OURS, Look, image_address
 from exporter.live.recent import Recent
 from exporter.live.strip import Strip
 from exporter.live.tracks import Seen
@@ -436,7 +436,8 @@ def _to_be_seen(
     run: Json, moment: Moment, present: Present | None, now: float
 ) -> custom.Seen:
     values = {one.name: one.value for one in moment.values}
-    found = present.pictures.values() if present is not None else ()
+    source = moment.source["source"] if moment.source else ""
+    found = present.pictures if present is not None else {}
     return custom.Seen(
         run=run,
         source=moment.source,
@@ -447,10 +448,17 @@ def _to_be_seen(
         scores=moment.scores,
         streams={one.name: one.value for one in moment.streams},
         images={
-            one.image.name: custom.SeenImage(
-                one.image.shape, one.image.dtype, one.image.stride, one.data
+            one.name: custom.SeenImage(
+                one.shape,
+                one.dtype,
+                one.stride,
+                found[one.name].data,
+                one.at,
+                image_address(moment.run, source, one.name, one.version),
+                one.extent,
             )
-            for one in found
+            for one in moment.images
+            if one.name in found
         },
         at=moment.at,
         now=now,
