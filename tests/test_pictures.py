@@ -48,6 +48,13 @@ def test_floats_within_0_and_1_keep_their_brightness(dtype: str) -> None:
     assert shown(array, "patch depth").tolist() == [[0, 255]], "of what is near, too"
 
 
+def test_a_depths_horizon_leaves_the_colours_to_what_is_near() -> None:
+    array = np.array([[0.1, 0.2, 0.3, 840.0, np.inf]], "<f4")
+    assert shown(array, "view_finder depth").tolist() == [[0, 127, 255, 255, 255]]
+    flat = np.array([[0.0, 840.0]], "<f4")
+    assert shown(flat, "view_finder depth").tolist() == [[0, 255]]
+
+
 @pytest.mark.parametrize("dtype", ["<i2", "<f2", "<f4", "<f8"])
 def test_channels_are_stretched_together(dtype: str) -> None:
     array = np.array([[[-100, 0, 100], [100, 100, 100]]], dtype)

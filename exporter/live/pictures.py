@@ -3,8 +3,9 @@
 What a browser shows has 8 bits: unsigned bytes are taken as they are, True is white,
 and all else is stretched between its smallest and its largest value (floats within 0
 and 1: between those two, but for a depth, by its name: what is near differs by little).
-NaN and infinities do not count in that. Of one channel these are a depth or the like,
-and are drawn in colours from dark blue to yellow (viridis).
+NaN and infinities do not count in that, nor what is far behind all else in a depth. Of
+one channel these are a depth or the like, and are drawn in colours from dark blue to
+yellow (viridis).
 """
 
 import io
@@ -28,6 +29,7 @@ _RAW = {
     "<f4": "F;32F",
     "<f8": "F;64F",
 }
+BACKGROUND = 100.0
 _UNPACKED = {"<i8": "q", "<f2": "e"}
 _ITEM = {"|b1": 1, "|u1": 1, "|i1": 1, "<u2": 2, "<i2": 2, "<f2": 2}
 _ITEM |= {"<i4": 4, "<f4": 4, "<i8": 8, "<f8": 8}
@@ -121,8 +123,26 @@ def _planes(
 
 def _range(image: wire.Image, planes: Sequence[Image.Image]) -> tuple[float, float]:
     low, high = _extent(planes)
-    is_share = image.dtype.startswith("<f") and not image.name.endswith("depth")
-    return (0.0, 1.0) if is_share and 0 <= low <= high <= 1 else (low, high)
+    if not image.dtype.startswith("<f"):
+        return low, high
+    if image.name.endswith("depth"):
+        return low, _without_background(planes, low, high)
+    return (0.0, 1.0) if 0 <= low <= high <= 1 else (low, high)
+
+
+def _without_background(
+    planes: Sequence[Image.Image], low: float, high: float
+) -> float:
+    """The largest distance that is not ``BACKGROUND`` times the smallest, or more.
+
+    Simulators give what they see nothing at the distance of their horizon: stretched
+    up to that, all else would have one colour.
+    """
+    horizon = BACKGROUND * low
+    if not 0 < horizon < high:
+        return high
+    every = chain.from_iterable(array("f", plane.tobytes()) for plane in planes)
+    return max(value for value in every if value <= horizon)
 
 
 def _channel(dtype: str, data: bytes, channels: int, number: int) -> bytes:

@@ -255,7 +255,8 @@ def _value(value: Any) -> Any:
     try:
         return float(value)
     except (TypeError, ValueError):
-        vector = _vector(value)
+        # A quaternion has components, and no length.
+        vector = _vector(getattr(value, "components", value))
         return kind.__name__ if vector is None else vector
 
 
