@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from tests import support
+from tests.run_sh import RunSh
 from tests.support import Exporter, Prometheus, Pythons
 
 # --- what is collected ---------------------------------------------------------------
@@ -188,6 +189,16 @@ def run_python(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[Pyt
     pythons = Pythons(tmp_path, show_log)
     yield pythons
     pythons.stop()
+
+
+@pytest.fixture
+def run_sh(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[RunSh]:
+    """``run_sh("--exit", "quick", PATH=...)`` starts it and returns at once."""
+    starts = RunSh(tmp_path, show_log)
+    yield starts
+    starts.end()
+    left = list(starts.elsewhere.iterdir())
+    assert left == [], "it writes nothing where it is started"
 
 
 @pytest.fixture
