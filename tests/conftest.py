@@ -29,6 +29,7 @@ _NEWER = (
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
 _ON_3_11 = {
+    "monty",  # a folder
     "test_accessible.py",
     "test_e2e_commands.py",
     "test_e2e_disk.py",
@@ -44,6 +45,7 @@ _ON_3_11 = {
     "test_live_episodes.py",
     "test_live_moment.py",
     "test_live_views.py",
+    "test_monty_sh.py",
     "test_run_sh.py",
     "test_wheel.py",
 }

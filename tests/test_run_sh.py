@@ -17,6 +17,7 @@ def test_help_shows_how_it_is_used_and_every_experiment(run_sh: RunSh) -> None:
     child = run_sh("--help")
     assert child.wait() == 0
     assert "[--exit] [--setup] [--help] [experiment] [overrides]" in child.output
+    assert "monty [quick|full|parallel] [overrides]" in child.output
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
         assert path.stem in child.output
 
@@ -32,6 +33,14 @@ def test_an_unknown_option_is_named(run_sh: RunSh) -> None:
     child = run_sh("--exist", "quick")
     assert child.wait() == 2
     assert "there is no option --exist" in child.output
+
+
+def test_an_unknown_mode_of_monty_is_answered_with_those_there_are(
+    run_sh: RunSh,
+) -> None:
+    child = run_sh("monty", "slow")
+    assert child.wait() == 2
+    assert 'there is no "slow" of monty. There are: quick full parallel' in child.output
 
 
 @pytest.mark.parametrize(
