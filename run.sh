@@ -196,7 +196,7 @@ if [ -n "$mode" ]; then # it says so much that the page's address would be out o
     mkdir -p "$data/monty"
     say "What Monty says:  $output"
     "$ROOT/experiments/monty/start.sh" "$monty/bin/python" "$data/monty" "$mode" \
-        +episight=hydra "$@" </dev/null >"$output" 2>&1 &
+        +episight=monty "$@" </dev/null >"$output" 2>&1 &
 else
     "$python" -m experiments experiment="$experiment" "$@" </dev/null &
 fi
