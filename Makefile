@@ -19,7 +19,7 @@ fast: ## only pytest, on Python 3.11
 lint: ## ruff, shellcheck and the layers
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	shellcheck -x run.sh test.sh tools/*.sh .ci/run
+	shellcheck -x ./*.sh tools/*.sh experiments/*/*.sh .ci/run
 	.venv/bin/lint-imports
 
 format: ## put imports and layout in order

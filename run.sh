@@ -2,23 +2,28 @@
 # Starts the exporter and an experiment, from any directory:
 #
 #   ./run.sh [--exit] [--setup] [--help] [experiment] [overrides]
+#   ./run.sh [--exit] [--setup] monty [quick|full|parallel] [overrides]
 #
 #   --exit       stop when the experiment ends; without it the page stays until Ctrl-C
-#   --setup      only make the environment (.venv) that the others need
+#   --setup      only make the environment (.venv, .venvs/monty) that the others need
 #   experiment   one of those in conf/experiment; without it: q_learning
+#   monty        a real Monty, which needs Python 3.11: quick takes some 20 seconds, full
+#                pretrains and evaluates, parallel evaluates in processes of their own
 #   overrides    for the experiment, as Hydra takes them: experiment.episodes=20
 #
 # The page is on port 8000, experiments connect to port 5555; EPISIGHT_WEB_PORT and
 # EPISIGHT_INGEST_PORT change them, 0 takes a free one. What was recorded is kept in
-# .episight. The exit status is the experiment's.
+# .episight, Monty's results in .episight/monty. The exit status is the experiment's.
 # shellcheck disable=SC2317 # functions that only traps call
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/environment.sh
 . "$ROOT/tools/environment.sh"
+# shellcheck source=tools/monty.sh
+. "$ROOT/tools/monty.sh"
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$ROOT/run.sh"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$ROOT/run.sh"; }
 
 fail() { # STATUS SENTENCE...
     local status=$1
@@ -32,6 +37,7 @@ experiments() { # the names of all, one a line
     for path in "$ROOT"/conf/experiment/*.yaml; do
         if [ -e "$path" ]; then basename "$path" .yaml; fi
     done
+    echo monty
 }
 
 # --- what was asked ------------------------------------------------------------------
@@ -62,7 +68,18 @@ case "${1:-}" in
     shift
     ;;
 esac
-if [ ! -f "$ROOT/conf/experiment/$experiment.yaml" ]; then
+mode= # Monty's, where it is Monty
+if [ "$experiment" = monty ]; then
+    mode=quick
+    case "${1:-}" in
+    quick | full | parallel)
+        mode=$1
+        shift
+        ;;
+    "" | *=* | [-+~]*) ;;
+    *) fail 2 "there is no \"$1\" of monty. There are: quick full parallel" ;;
+    esac
+elif [ ! -f "$ROOT/conf/experiment/$experiment.yaml" ]; then
     fail 2 "there is no experiment \"$experiment\". There are: $(experiments | tr '\n' ' ')"
 fi
 
@@ -88,8 +105,18 @@ esac
 ensure_environment "$venv" "$python" exporter,experiments ||
     fail 3 "$venv could not be made; what pip said is above."
 python=$venv/bin/python
+ready=$venv
+if [ -n "$mode" ]; then
+    monty=$ROOT/.venvs/monty
+    monty_python=$(python_to_use 3.11 "$monty") ||
+        fail 3 "Monty needs Python 3.11 with venv, and none was found." \
+            "On Debian 12: apt install python3 python3-venv; with pyenv: pyenv install 3.11"
+    ensure_monty "$monty" "$monty_python" ||
+        fail 3 "$monty could not be made ready; why is said above."
+    ready=$monty
+fi
 if [ -n "$setup" ]; then
-    say "$venv is ready."
+    say "$ready is ready."
     exit 0
 fi
 
@@ -163,8 +190,16 @@ say "The exporter log: $log"
 # --- the experiment ------------------------------------------------------------------
 
 cd "$ROOT"
-EPISIGHT_ENDPOINT=$endpoint "$python" -m experiments experiment="$experiment" "$@" \
-    </dev/null &
+export EPISIGHT_ENDPOINT=$endpoint
+if [ -n "$mode" ]; then # it says so much that the page's address would be out of sight
+    output=$data/monty/output.log
+    mkdir -p "$data/monty"
+    say "What Monty says:  $output"
+    "$ROOT/experiments/monty/start.sh" "$monty/bin/python" "$data/monty" "$mode" \
+        +episight=monty "$@" </dev/null >"$output" 2>&1 &
+else
+    "$python" -m experiments experiment="$experiment" "$@" </dev/null &
+fi
 experiment_pid=$!
 
 # Ctrl-C and TERM end the experiment as Ctrl-C would, and then the script.
@@ -197,6 +232,7 @@ if [ -n "$interrupted" ]; then # the trap ended that wait: now for the experimen
     exit "$status"
 fi
 experiment_pid=
+if [ -n "$mode" ] && [ "$status" -ne 0 ]; then tail -n 20 "$output" >&2; fi
 
 if ! kill -0 "$exporter_pid" 2>/dev/null; then
     stay=

@@ -7,15 +7,18 @@
 # The hooks are tested on Python 3.8, everything on 3.11 and on the newest there is. As
 # root on a Debian it installs the real parts that the tests use; elsewhere, tests whose
 # part is missing are skipped and say so. With CI set, what is missing is a failure, and
-# the Gymnasium wrapper is tested with Stable-Baselines3 too, which brings PyTorch.
+# what brings PyTorch is tested too: Monty, and the Gymnasium wrapper with
+# Stable-Baselines3.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/environment.sh
 . "$ROOT/tools/environment.sh"
+# shellcheck source=tools/monty.sh
+. "$ROOT/tools/monty.sh"
 cd "$ROOT"
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' "$ROOT/test.sh"; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$ROOT/test.sh"; }
 
 fast=
 case "${1:-}" in
@@ -56,15 +59,12 @@ install_real_parts() {
     fi
     if [ -z "$missing" ]; then
         return 0
-    elif [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    elif ! can_apt_install; then
         say "Not installed, so the tests that need them are skipped:$missing"
         return 0
     fi
-    say "Installing:$missing"
-    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # RUNLEVEL: start no services
     # shellcheck disable=SC2086 # a list of words
-    { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } \
-        >&2 || say "apt could not install all of:$missing"
+    apt_install $missing || say "apt could not install all of:$missing"
 }
 
 # --- parts and their summary ---------------------------------------------------------
@@ -131,6 +131,18 @@ prepare() { # VERSION ENVIRONMENT EXTRAS: makes it, or says why not
     export "TEST_PYTHON_${1//./_}=$2/bin/python"
 }
 
+prepare_monty() { # ENVIRONMENT: makes it, or says why not
+    local python
+    if ! python=$(python_to_use 3.11 "$1"); then
+        missing_part "tests on Monty" "no Python 3.11 with venv was found"
+        return 1
+    elif ! ensure_monty "$1" "$python"; then
+        note FAILED "tests on Monty" "$1 could not be made ready"
+        return 1
+    fi
+    export TEST_PYTHON_MONTY="$1/bin/python"
+}
+
 # --- all of it -----------------------------------------------------------------------
 
 main=.venv
@@ -167,7 +179,7 @@ else
         part "layers" "$main/bin/lint-imports"
     fi
     if command -v shellcheck >/dev/null; then
-        part "shellcheck" shellcheck -x run.sh test.sh tools/*.sh .ci/run
+        part "shellcheck" shellcheck -x ./*.sh tools/*.sh experiments/*/*.sh .ci/run
     else
         missing_part "shellcheck" "it is not installed"
     fi
@@ -179,7 +191,13 @@ else
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
     # A long hammering is for the oldest and the newest Python; here the default will do.
     if [ -n "$have_main" ]; then
-        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 "${by_file[@]}"
+        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 "${by_file[@]}" \
+            --ignore tests/monty
+    fi
+    # Its own environment is made in CI alone; elsewhere ./run.sh monty may have made it.
+    if [ -n "$have_main" ] && { [ -z "${CI:-}" ] || prepare_monty "$ROOT/.venvs/monty"; }
+    then
+        tests Monty "$main" -n 2 "${by_file[@]}" tests/monty
     fi
     # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
     if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then

@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from tests import support
+from tests.run_sh import RunSh
 from tests.support import Exporter, Prometheus, Pythons
 
 # --- what is collected ---------------------------------------------------------------
@@ -28,6 +29,7 @@ _NEWER = (
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
 _ON_3_11 = {
+    "monty",  # a folder
     "test_accessible.py",
     "test_e2e_commands.py",
     "test_e2e_disk.py",
@@ -44,6 +46,7 @@ _ON_3_11 = {
     "test_live_moment.py",
     "test_live_monty.py",
     "test_live_views.py",
+    "test_monty_sh.py",
     "test_run_sh.py",
     "test_wheel.py",
 }
@@ -189,6 +192,16 @@ def run_python(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[Pyt
     pythons = Pythons(tmp_path, show_log)
     yield pythons
     pythons.stop()
+
+
+@pytest.fixture
+def run_sh(tmp_path: Path, show_log: Callable[[Path], None]) -> Iterator[RunSh]:
+    """``run_sh("--exit", "quick", PATH=...)`` starts it and returns at once."""
+    starts = RunSh(tmp_path, show_log)
+    yield starts
+    starts.end()
+    left = list(starts.elsewhere.iterdir())
+    assert left == [], "it writes nothing where it is started"
 
 
 @pytest.fixture

@@ -89,6 +89,13 @@ def test_a_further_extra_is_added(checkout: Path, ensure: Ensure) -> None:
     assert again == (0, [installed(checkout, "test,dev")])
 
 
+def test_without_extras_it_has_the_hooks_alone(checkout: Path, ensure: Ensure) -> None:
+    made = ensure(checkout, "3.11", "")
+    assert made == (0, ["venv", f"pip --editable {checkout}"])
+    assert ensure(checkout, "3.11", "") == NOTHING
+    assert ensure(checkout, "3.11", "test") == (0, [installed(checkout, "test")])
+
+
 def test_a_checkout_that_was_moved_is_installed_again(
     checkout: Path, ensure: Ensure, tmp_path: Path
 ) -> None:

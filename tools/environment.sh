@@ -45,6 +45,17 @@ python_to_use() {
     fi
 }
 
+# can_apt_install: whether this is root on a Debian.
+can_apt_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
+
+# apt_install PACKAGE...: where that can be; 1 where it can not.
+apt_install() {
+    can_apt_install || return 1
+    say "Installing: $*"
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # RUNLEVEL: start no services
+    { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; } >&2
+}
+
 # What an environment was made for: this checkout, at this place, as it is described now.
 _fingerprint() {
     printf '%s ' "$ROOT"
@@ -61,20 +72,26 @@ _is_current() {
     done
 }
 
+_pip() { # ENVIRONMENT ARGUMENTS...: installs
+    local environment=$1
+    shift
+    "$environment/bin/python" -m pip install -qq --disable-pip-version-check "$@"
+}
+
 # ensure_environment ENVIRONMENT PYTHON EXTRAS: makes it, or brings it up to date, where
-# needed; what is in it already stays. Extras are separated by commas.
+# needed; what is in it already stays. Extras are separated by commas, "" is none: the
+# hooks alone.
 ensure_environment() {
     local environment=$1 python=$2 extras=$3 version
     if _is_current "$environment" "$extras"; then
         return 0
     fi
-    say "Making $environment ready ($extras); this takes a minute the first time."
+    say "Making $environment ready${extras:+ ($extras)}; this takes a minute the first time."
     version=$(version_of "$python")
     if [ "$(version_of "$environment/bin/python")" != "$version" ]; then
         "$python" -m venv --clear "$environment" || return 1
     fi
     rm -f "$environment/.episight"
-    "$environment/bin/python" -m pip install -qq --disable-pip-version-check \
-        --editable "${ROOT}[$extras]" || return 1
+    _pip "$environment" --editable "$ROOT${extras:+[$extras]}" || return 1
     { _fingerprint && tr ',' '\n' <<<"$extras"; } >"$environment/.episight"
 }

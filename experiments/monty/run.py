@@ -1,0 +1,10 @@
+"""What Monty's checkout has as ``run.py``, and its wheel has not."""
+
+from tbp.monty.frameworks.run_env import setup_env
+
+setup_env()
+
+from tbp.monty.frameworks.run import main  # noqa: E402 - it reads what was set up
+
+if __name__ == "__main__":
+    main()
