@@ -112,6 +112,16 @@ class Monty:
         run = self.start(mode, *overrides, env=env, pretrained=pretrained)
         return run.wait(deadline, status)
 
+    def python_says(self, script: str, *arguments: str) -> str:
+        """What a script printed that Monty's Python ran in an empty directory."""
+        home = self.directory / f"python_{len(list(self.directory.iterdir()))}"
+        home.mkdir()
+        below = ("MONTY_LOGS", "MONTY_MODELS", "MONTY_DATA", "WANDB_DIR")
+        env = clean_environment(home, {name: str(home) for name in below})
+        command = [self.python, "-c", script, *arguments]
+        child = Child(command, home / "output.log", env, home)
+        return Run(child, home).wait().output
+
     def stop(self) -> None:
         for run in self.runs:
             run.child.stop()

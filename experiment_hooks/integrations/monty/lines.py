@@ -55,27 +55,39 @@ class Lines:
     """
 
     def __init__(self, run: Run, options: Options, told: Told) -> None:
-        self._added: List[Tuple[logging.Logger, logging.Handler]] = []
-        self._level = logging.NOTSET
+        self._added: List[Tuple[logging.Logger, logging.Handler, int]] = []
         if options.logs:
-            self._add(LOGS, LogHandler(run, rate=options.log_rate))
+            self._add(logging.getLogger(LOGS), LogHandler(run, rate=options.log_rate))
         if options.telemetry:
-            telemetry = self._add(TELEMETRY, TelemetryHandler(told))
-            # Monty leaves it at the root's level, which is mostly WARNING.
-            self._level = telemetry.level
-            if self._level == logging.NOTSET:
-                telemetry.setLevel(logging.INFO)
+            events = TelemetryHandler(told)
+            for telemeter in _telemeters():
+                self._add(telemeter, events)
+                # Monty leaves them at the root's level, which is mostly WARNING.
+                if telemeter.level == logging.NOTSET:
+                    telemeter.setLevel(logging.INFO)
 
-    def _add(self, name: str, handler: logging.Handler) -> logging.Logger:
-        target = logging.getLogger(name)
+    def _add(self, target: logging.Logger, handler: logging.Handler) -> None:
+        self._added.append((target, handler, target.level))
         target.addHandler(handler)
-        self._added.append((target, handler))
-        return target
 
     def close(self) -> None:
         """Take the handlers away, and leave the loggers as they were."""
-        for target, handler in self._added:
+        for target, handler, level in self._added:
             target.removeHandler(handler)
-            if isinstance(handler, TelemetryHandler):
-                target.setLevel(self._level)
+            target.setLevel(level)
         self._added = []
+
+
+def _telemeters() -> List[logging.Logger]:
+    """Monty's telemetry loggers that hand on to no other of them.
+
+    None does, unless telemetry has been configured: then the first does for all.
+    """
+    known = logging.Logger.manager.loggerDict.items()
+    return [
+        one
+        for name, one in sorted(known)
+        if isinstance(one, logging.Logger)
+        and (name == TELEMETRY or name.startswith(TELEMETRY + "."))
+        and not one.propagate
+    ]

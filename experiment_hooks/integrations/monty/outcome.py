@@ -77,7 +77,10 @@ def stats_of(model: Any, target: Any, seed: Any) -> Dict[str, Dict[str, Any]]:
 
 
 def outcome_of(
-    stats: Mapping[str, Any], beliefs: Mapping[str, Belief], model: Any
+    stats: Mapping[str, Any],
+    beliefs: Mapping[str, Belief],
+    model: Any,
+    succeeds: bool = True,
 ) -> Outcome:
     """The outcome of an episode.
 
@@ -86,6 +89,7 @@ def outcome_of(
             those that Monty's loggers hand to their handlers.
         beliefs: what the learning modules believe.
         model: the Monty model, for its counters.
+        succeeds: whether this kind of experiment can succeed.
     """
     rows = {lm: row for lm, row in stats.items() if str(lm).startswith("LM_")}
     by_module = {
@@ -95,7 +99,7 @@ def outcome_of(
     }
     outcome = max(by_module.values(), key=_strength, default=UNKNOWN)
     results = {**_counters(model), **_numbers(rows), **_of_beliefs(beliefs)}
-    if by_module:
+    if by_module and succeeds:
         results["accuracy"] = float(outcome in SUCCESS)
     return Outcome(outcome, results, _attributes(rows), by_module)
 

@@ -86,11 +86,11 @@ class Watch:
 
     # --- what the hook says -----------------------------------------------------------
 
-    def open(self, experiment: Any = None) -> None:
-        """Open or join the run; again: nothing."""
-        if self._run is None and not self._off:
+    def open(self) -> None:
+        """Join the run before there is an experiment."""
+        if not self._off:
             with self._guarded():
-                self._run = self._opened(experiment)
+                self._run = self._opened({}).take_guests()
 
     def step(self, monty: Any, observations: Any, actions: Any) -> None:
         """A step was made; Monty has chosen its actions.
@@ -143,22 +143,37 @@ class Watch:
 
     # --- the run ----------------------------------------------------------------------
 
-    def _opened(self, experiment: Any) -> eh.Run:
+    def _opened(self, said: Dict[str, Any]) -> eh.Run:
         options = self._options
-        config = getattr(experiment, "config", None)
-        kind = None if experiment is None else type(experiment).__name__
+        config = getattr(self._experiment, "config", None)
         name = options.name or facts.run_name(config) or "monty"
-        success = outcome.SUCCESS if facts.success_is_told(kind) else None
-        said: Dict[str, Any] = {"success": success, "promise": options.promise}
-        if not self._told and config is not None:
+        with environment(options):
+            return eh.open_run(name, stoppable=True, promise=options.promise, **said)
+
+    def _introduced(self) -> eh.Run:
+        """The run, when it has been said what it is."""
+        said = self._said()
+        if self._run is None:
+            return self._opened(said)
+        self._opened(said).close()  # as a guest: it adds what it says
+        return self._run
+
+    def _said(self) -> Dict[str, Any]:
+        """What the experiment is, as far as nobody else has said so."""
+        said: Dict[str, Any] = {
+            "success": outcome.SUCCESS if self._succeeds() else None
+        }
+        if not self._told:
+            said["tags"] = {"kind": "monty", **self._options.tags}
+            config = getattr(self._experiment, "config", None)
+            kind = _kind(self._experiment)
             said["facts"] = {"monty": facts.facts(config, kind)}
-            said["tags"] = {"kind": "monty", **options.tags}
             if not facts.is_part(config):
                 said["expected_episodes"] = facts.expected_episodes(config)
-        with environment(options):
-            run = eh.open_run(name, stoppable=True, **said)
-        self._numbers = Numbers(run, options)
-        return run
+        return said
+
+    def _succeeds(self) -> bool:
+        return facts.success_is_told(_kind(self._experiment))
 
     # --- the model --------------------------------------------------------------------
 
@@ -168,15 +183,13 @@ class Watch:
         self._monty = monty
         if not self._hookless:
             self._experiment = _experiment_of(monty) or self._experiment
-        self.open(self._experiment)
-        if self._run is None:
-            self._off = True
-            return
         if self._lines is None:
-            self._lines = Lines(self._run, self._options, self._event)
-        if not hasattr(self._experiment, "broadcaster"):
-            with contextlib.suppress(AttributeError):  # none, or one that takes nothing
-                self._experiment.broadcaster = Broadcaster(self._run)
+            run = self._run = self._introduced()
+            self._numbers = Numbers(run, self._options)
+            self._lines = Lines(run, self._options, self._event)
+            if not hasattr(self._experiment, "broadcaster"):
+                with contextlib.suppress(AttributeError):  # none, or it takes nothing
+                    self._experiment.broadcaster = Broadcaster(run)
         self._stand_in(monty, "step", self._model_step)
         self._stand_in(monty, "motor_only_step", self._motor_only_step)
         end = "update_ltm" if hasattr(monty, "update_ltm") else "post_episode"
@@ -299,7 +312,7 @@ class Watch:
         monty = self._monty
         if stats is None:
             stats = self._stats()
-        found = outcome.outcome_of(stats, self._view.beliefs(), monty)
+        found = outcome.outcome_of(stats, self._view.beliefs(), monty, self._succeeds())
         self._finished = True
         self._episode.finish(found.outcome, found.results, **found.attributes)
         if self._numbers is not None:
@@ -420,6 +433,10 @@ def _experiment_of(monty: Any) -> Any:
             break
         frame = frame.f_back
     return None
+
+
+def _kind(experiment: Any) -> Optional[str]:
+    return None if experiment is None else type(experiment).__name__
 
 
 def _counters(experiment: Any) -> Dict[str, Any]:
