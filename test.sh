@@ -150,6 +150,7 @@ old=.venvs/py38
 # run.sh may have made .venv, of another version where that was all there is.
 case "$(version_of "$main/bin/python")" in "" | 3.11) ;; *) main=.venvs/py311 ;; esac
 everything=exporter,experiments,test
+sb3=exporter,test,sb3
 
 install_real_parts
 have_main='' have_old='' have_newest='' newest=''
@@ -183,24 +184,32 @@ else
     else
         missing_part "shellcheck" "it is not installed"
     fi
+    # Of the last two environments nothing is needed yet, and they take minutes.
+    if [ -n "${CI:-}" ]; then
+        { prepare_monty "$ROOT/.venvs/monty"; prepare 3.11 "$ROOT/.venvs/sb3" "$sb3"; } \
+            >"$logs/later" 2>&1 &
+        later=$!
+    fi
     by_file=(--dist loadfile --no-loadscope-reorder) # in the order of conftest.py
     if [ -n "$have_old" ]; then tests_beside 3.8 "$old"; fi
     if [ -n "$have_newest" ]; then
         tests "$newest" "$newest_environment" -n 2 "${by_file[@]}"
     fi
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
-    # A long hammering is for the oldest and the newest Python; here the default will do.
+    # A long hammering is for the oldest and the newest Python, and so are the hooks' tests.
     if [ -n "$have_main" ]; then
-        EPISIGHT_HAMMER_SECONDS='' tests 3.11 "$main" -n 3 "${by_file[@]}" \
+        EPISIGHT_HAMMER_SECONDS='' TEST_THE_HOOKS_ELSEWHERE=${have_old:+$have_newest} \
+            tests 3.11 "$main" -n 3 "${by_file[@]}" \
             --ignore tests/monty
     fi
+    if [ -n "${CI:-}" ]; then wait "$later" || cat "$logs/later" >&2; fi
     # Its own environment is made in CI alone; elsewhere ./run.sh monty may have made it.
     if [ -n "$have_main" ] && { [ -z "${CI:-}" ] || prepare_monty "$ROOT/.venvs/monty"; }
     then
         tests Monty "$main" -n 2 "${by_file[@]}" tests/monty
     fi
     # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
-    if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" exporter,test,sb3; then
+    if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" "$sb3"; then
         tests "3.11 with SB3" .venvs/sb3 tests/test_{gymnasium,docs}.py -k stable
     fi
 fi

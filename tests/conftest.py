@@ -3,7 +3,8 @@
 On a Python below 3.11 only the hooks' tests are collected: a file that imports what
 needs a newer one, itself or by a module of the tests that it imports, is left out. And
 what takes long and says little about the Python that it runs on is run once: partly on
-3.11, partly on the newest one where ``test.sh`` has found that, too.
+3.11, partly on the newest one where ``test.sh`` has found that, too. The hooks' tests are
+for the oldest and the newest: ``TEST_THE_HOOKS_ELSEWHERE`` leaves them out.
 """
 
 import itertools
@@ -97,7 +98,13 @@ def pytest_ignore_collect(collection_path: Path) -> Optional[bool]:
     newest_too = bool(os.environ.get("TEST_PYTHON_NEWEST"))
     if name in _ON_THE_NEWEST and support.THIS == "3.11" and newest_too:
         return True
-    if support.RUNS_EXPORTER or collection_path.suffix != ".py":
+    if collection_path.suffix != ".py":
+        return None
+    if support.RUNS_EXPORTER:
+        hooks_elsewhere = os.environ.get("TEST_THE_HOOKS_ELSEWHERE")
+        is_test = name.startswith("test_")
+        if hooks_elsewhere and is_test and not _needs_newer(collection_path, set()):
+            return True
         return None
     return True if _needs_newer(collection_path, set()) else None
 

@@ -37,9 +37,3 @@ def once_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monty]:
 def plain_quick(once_for_all: Monty) -> Run:
     """``quick`` without Episight, ended: what no other run may differ from."""
     return once_for_all("quick")
-
-
-@pytest.fixture(scope="session")
-def pretrained(once_for_all: Monty) -> Path:
-    """What ``monty("parallel", pretrained=...)`` evaluates; made without Episight."""
-    return once_for_all("pretrain").results / "pretrain"

@@ -1,5 +1,6 @@
 """What a user may have plugged into a Monty already; imported in Monty's process."""
 
+import builtins
 import os
 import signal
 from dataclasses import dataclass, field
@@ -44,9 +45,7 @@ class Failing:
             if self._sends:
                 os.kill(os.getpid(), signal.Signals(self._sends))
             if self._raises:
-                raise {"StopIteration": StopIteration, "RuntimeError": RuntimeError}[
-                    self._raises
-                ]("the arm is stuck")
+                raise getattr(builtins, self._raises)("the arm is stuck")
         return arguments[-1]
 
     def close(self) -> None:

@@ -12,6 +12,26 @@ from tests.monty.watching import assert_told, ended, give_stop, steps, the_run
 from tests.support import Exporter, eventually
 
 TABLE = "parallel/eval_stats.csv"
+ONE_EPOCH = "experiment.config.n_train_epochs=1"
+BRIEF = "experiment.config.n_eval_epochs=1"  # two episodes, not four
+
+# Whether two models have learned the same: positions and features of each graph.
+COMPARE = """
+import sys, torch
+
+def graphs(path):
+    state = torch.load(f"{path}/pretrained/model.pt", weights_only=False)
+    return {
+        (lm, name, channel): (graph.pos.tolist(), graph.x.tolist())
+        for lm, part in state["lm_dict"].items()
+        for name, channels in part["graph_memory"].items()
+        for channel, graph in channels.items()
+    }
+
+one, other = map(graphs, sys.argv[1:])
+assert len(one) == 4
+print("the same" if one == other else "not the same")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +49,40 @@ def sources(told: Dict[str, Any]) -> List[str]:
     return [one["state"] for one in told["source_list"]]
 
 
+@pytest.fixture(scope="module")
+def pretrained(once_for_all: Monty) -> Path:
+    """A model of each of four objects, learned from one pose."""
+    return once_for_all("pretrain", ONE_EPOCH).results / "pretrain"
+
+
+def test_pretraining_that_logs_nothing_is_told_all_the_same(
+    once_for_all: Monty, pretrained: Path, exporter: Exporter
+) -> None:
+    run = once_for_all("pretrain", ONE_EPOCH, "+episight=monty", env=exporter.env)
+    told = ended(exporter, "pretrain")
+    assert told["state"] == "completed"
+    assert told["modes"]["train"]["episodes"] == 4
+    assert told["modes"]["train"]["successes"] is None
+    assert {one["steps"] for one in exporter.episodes(told["run"])} == {73}
+    models = [str(run.results / "pretrain"), str(pretrained)]
+    same = once_for_all.python_says(COMPARE, *models)
+    assert same.strip().splitlines()[-1] == "the same"
+
+
 def test_its_results_are_whole_and_told_as_one_run(
     monty: Monty, pretrained: Path, exporter: Exporter
 ) -> None:
-    plain = monty("parallel", pretrained=pretrained)
-    run = monty("parallel", "+episight=monty", env=exporter.env, pretrained=pretrained)
+    plain = monty("parallel", BRIEF, pretrained=pretrained)
+    run = monty(
+        "parallel", BRIEF, "+episight=monty", env=exporter.env, pretrained=pretrained
+    )
     rows = run.rows(TABLE)
     assert rows_equal(rows, plain.rows(TABLE))
     told = ended(exporter, "parallel")
     assert told["state"] == "completed"
     assert_told(exporter, told, "eval", rows)
-    assert [one["index"] for one in exporter.episodes(told["run"])] != []
+    indices = {one["index"] for one in exporter.episodes(told["run"])}
+    assert indices == set(range(len(rows)))  # of the whole, though each had its process
     assert sources(told) == ["ended"] * (1 + len(rows))
     assert told["facts"]["monty"]["experiment"] == "MontyObjectRecognitionExperiment"
     name = "experiment_run_expected_episodes"
@@ -53,7 +96,7 @@ def test_without_the_callback_all_its_processes_have_one_run_id(
         "parallel",
         named("hook-only"),
         "+episight=monty_hook",
-        "experiment.config.n_eval_epochs=1",
+        BRIEF,
         env=exporter.env,
         pretrained=pretrained,
     )
@@ -66,14 +109,15 @@ def test_without_the_callback_all_its_processes_have_one_run_id(
     assert_told(exporter, told, "eval", rows)
 
 
-@pytest.mark.parametrize("when", ["now", "episode"])
+@pytest.mark.parametrize(("when", "epochs"), [("now", 1), ("episode", 2)])
 def test_a_stop_leaves_the_merge_whole(
-    monty: Monty, pretrained: Path, exporter: Exporter, when: str
+    monty: Monty, pretrained: Path, exporter: Exporter, when: str, epochs: int
 ) -> None:
     name = f"stopped-{when}"
     run = monty.start(
         "parallel",
         named(name),
+        f"experiment.config.n_eval_epochs={epochs}",
         "+episight=monty",
         env=exporter.env,
         pretrained=pretrained,
@@ -91,7 +135,7 @@ def test_a_stop_leaves_the_merge_whole(
     ]
     table = run.results / name / "eval_stats.csv"
     assert len(run.rows(str(table)) if table.exists() else []) == len(whole)
-    assert len(whole) < 4
+    assert len(whole) < 2 * epochs
     assert (run.results / name / "parallel_log.txt").exists()
 
 

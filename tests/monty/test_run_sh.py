@@ -1,10 +1,10 @@
-"""A real Monty by ``run.sh``, and what it takes to compare two of them."""
+"""A real Monty by ``run.sh``, and how the results of two of them are compared."""
 
 import signal
 
 import pytest
 
-from tests.monty.running import DEADLINE, Monty, Run, rows_equal
+from tests.monty.running import DEADLINE, Run, rows_equal
 from tests.run_sh import RunSh, is_gone, page_of
 from tests.support import ROOT, eventually, require
 
@@ -19,15 +19,6 @@ def run_monty(run_sh: RunSh) -> RunSh:
     return run_sh
 
 
-def test_two_runs_have_the_same_results(monty: Monty, plain_quick: Run) -> None:
-    again = monty("quick")
-    for table, episodes in TABLES.items():
-        rows = again.rows(table)
-        assert len(rows) == episodes
-        assert all(row["primary_performance"] and row["monty_steps"] for row in rows)
-        assert rows_equal(rows, plain_quick.rows(table))
-
-
 def test_cells_that_differ_are_named() -> None:
     one = {"result": "cube", "steps": "4", "time": "0.1"}
     rows_equal([one], [{**one, "time": "0.2"}])
@@ -39,9 +30,7 @@ def test_cells_that_differ_are_named() -> None:
         rows_equal([one], [one, one])
 
 
-def test_run_sh_runs_it_and_changes_nothing_in_it(
-    run_monty: RunSh, plain_quick: Run
-) -> None:
+def test_run_sh_runs_it(run_monty: RunSh) -> None:
     child = run_monty("--exit", "monty", "quick")
     assert child.wait(DEADLINE) == 0
     page = page_of(child)
@@ -49,8 +38,10 @@ def test_run_sh_runs_it_and_changes_nothing_in_it(
     data = run_monty.directory / "data"
     assert page in (data / "exporter.log").read_text()
     by_run_sh = Run(child, data / "monty")
-    for table in TABLES:
-        assert rows_equal(by_run_sh.rows(table), plain_quick.rows(table))
+    for table, episodes in TABLES.items():
+        rows = by_run_sh.rows(table)
+        assert len(rows) == episodes
+        assert all(row["primary_performance"] and row["monty_steps"] for row in rows)
 
 
 def test_run_sh_shows_why_monty_failed(run_monty: RunSh) -> None:
