@@ -3,8 +3,8 @@
 On a Python below 3.11 only the hooks' tests are collected: a file that imports what
 needs a newer one, itself or by a module of the tests that it imports, is left out. And
 what takes long and says little about the Python that it runs on is run once: partly on
-3.11, partly on the newest one where ``test.sh`` has found that, too. The hooks' tests are
-for the oldest and the newest: ``TEST_THE_HOOKS_ELSEWHERE`` leaves them out.
+3.11, partly on the newest one where ``test.sh`` has found that, too. The hooks' tests
+are for the oldest and the newest: ``TEST_THE_HOOKS_ELSEWHERE`` leaves them out.
 """
 
 import itertools
