@@ -27,13 +27,14 @@ OF_THE_EXPORTER = {
     "growth": "what grows with what",
     "limits": "what the machine itself does at best",
 }
+OF_MONTY = {"monty": "what watching costs a real Monty"}
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
     """Runs them one after the other."""
     there = dict(OF_THE_HOOKS)
     if sys.version_info >= (3, 11):
-        there.update(OF_THE_EXPORTER)
+        there.update({**OF_THE_EXPORTER, **OF_MONTY})
     listed = "\n".join(f"  {name:10}{text}" for name, text in there.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -46,7 +47,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     unknown = [name for name in options.names if name not in there]
     if unknown:
         parser.error(f"no benchmark of this Python: {', '.join(unknown)}\n{listed}")
-    for name in options.names or there:
+    for name in options.names or [name for name in there if name not in OF_MONTY]:
         say(f"\n## {name}: {there[name]}\n")
         started = time.monotonic()
         module = importlib.import_module(f"benchmarks.{name}")

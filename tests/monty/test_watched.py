@@ -203,9 +203,20 @@ def test_each_job_of_a_multirun_is_a_run(monty: Monty, exporter: Exporter) -> No
     assert len(counted) == 2
 
 
-def test_the_step_hook_alone_is_enough(monty: Monty, exporter: Exporter) -> None:
-    target = f"+experiment.config.step_hook._target_={STEP_HOOK}"
-    run = monty("quick", named("alone"), target, *BRIEF, env=exporter.env)
+def test_the_step_hook_alone_is_enough_and_a_handler_may_be_beside_it(
+    monty: Monty, exporter: Exporter
+) -> None:
+    csv = "tbp.monty.frameworks.loggers.monty_handlers.BasicCSVStatsHandler"
+    ours = "experiment_hooks.integrations.monty.EpisodeHandler"  # pickled each epoch
+    run = monty(
+        "quick",
+        named("alone"),
+        f"+experiment.config.step_hook._target_={STEP_HOOK}",
+        "experiment.config.logging.monty_data_logger.handlers="
+        f"[{{_target_:{csv}}},{{_target_:{ours}}}]",
+        *BRIEF,
+        env=exporter.env,
+    )
     told = ended(exporter, "alone")
     assert told["state"] == "completed"
     assert told["facts"]["monty"]["model"] == "MontyForGraphMatching"
