@@ -154,7 +154,7 @@ sb3=exporter,test,sb3
 
 install_real_parts
 have_main='' have_old='' have_newest='' newest=''
-if prepare 3.11 "$ROOT/$main" "$everything,dev"; then have_main=1; fi
+if prepare 3.11 "$ROOT/$main" "$everything,dev,dashboards"; then have_main=1; fi
 if [ -z "$fast" ]; then
     if prepare 3.8 "$ROOT/$old" test; then have_old=1; fi
     newest_python=$(find_python 3.15 3.14 3.13 3.12 || true)

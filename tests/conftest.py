@@ -26,6 +26,7 @@ from tests.support import Exporter, Prometheus, Pythons
 _NEWER = (
     "exporter|experiments|prometheus_client|opentelemetry|grpc|google|hydra|omegaconf"
     "|flask|flask_sock|simple_websocket|werkzeug|PIL|gymnasium|playwright|yaml"
+    "|grafana|grafana_foundation_sdk"
 )
 _IMPORTS_NEWER = re.compile(rf"^(?:from|import) (?:{_NEWER})\b", re.MULTILINE)
 _IMPORTS_TESTS = re.compile(r"^(?:from|import) tests\.([\w.]+)", re.MULTILINE)
@@ -43,6 +44,7 @@ _ON_3_11 = {
     "test_e2e_verdicts.py",
     "test_environment_sh.py",
     "test_flooded.py",
+    "test_grafana.py",
     "test_live_episodes.py",
     "test_live_moment.py",
     "test_live_monty.py",

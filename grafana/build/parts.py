@@ -1,0 +1,494 @@
+"""How a panel, a variable, an annotation or a link looks: once for all dashboards.
+
+Owns no query. A panel is a builder of the SDK, with its title, its description, its
+unit, and a sentence for where it has nothing to show (``empty``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    tempo,
+    timeseries,
+)
+from grafana_foundation_sdk.models import common as c
+from grafana_foundation_sdk.models import dashboard as d
+from grafana_foundation_sdk.models import heatmap as h
+from grafana_foundation_sdk.models import prometheus as p
+from grafana_foundation_sdk.models import tempo as t
+
+from exporter.verdict import STATES
+
+PAGE = "http://127.0.0.1:8000"
+"""Where the live page is, unless somebody says otherwise."""
+
+PROMETHEUS = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
+TEMPO = d.DataSourceRef(type_val="tempo", uid="${traces}")
+
+STATE_COLOURS = {
+    "starting": "light-blue",
+    "running": "green",
+    "stalled": "orange",
+    "stopping": "yellow",
+    "completed": "blue",
+    "failed": "red",
+    "stopped": "purple",
+    "lost": "dark-red",
+}
+CALM = ((None, "green"),)
+"""Thresholds of what is neither good nor bad."""
+
+Steps = Sequence[tuple[float | None, str]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a panel, and how its series are called."""
+
+    expr: str
+    legend: str = ""
+    exemplars: bool = False
+
+
+# --- queries -------------------------------------------------------------------------
+
+
+def _targets(queries: Sequence[Query], kind: str = "range") -> list[Any]:
+    return [
+        _target(query, chr(ord("A") + place), kind)
+        for place, query in enumerate(queries)
+    ]
+
+
+def _target(query: Query, ref: str, kind: str) -> Any:
+    made = (
+        prometheus.Dataquery()
+        .datasource(PROMETHEUS)
+        .editor_mode(p.QueryEditorMode.CODE)
+        .expr(query.expr)
+        .legend_format(query.legend or "__auto")
+        .ref_id(ref)
+    )
+    if kind == "table":
+        return made.instant().format(p.PromQueryFormat.TABLE)
+    if kind == "instant":
+        return made.instant()
+    if kind == "heatmap":
+        made = made.format(p.PromQueryFormat.HEATMAP)
+    return made.range().exemplar(query.exemplars)
+
+
+# --- panels --------------------------------------------------------------------------
+
+
+def _framed(
+    panel: Any,
+    title: str,
+    text: str,
+    *,
+    targets: Sequence[Any],
+    empty: str = "",
+    width: int = 12,
+    height: int = 8,
+    interval: str = "",
+) -> Any:
+    panel.title(title).description(text).datasource(PROMETHEUS)
+    panel.targets(list(targets)).span(width).height(height)
+    if empty:
+        panel.no_value(empty)
+    if interval:
+        panel.interval(interval)
+    return panel
+
+
+def lines(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = "short",
+    stacked: str = "",
+    by_run: bool = True,
+    colours: Mapping[str, str] | None = None,
+    top: float | None = None,
+    limits: Steps = (),
+    **frame: Any,
+) -> Any:
+    """Lines over time.
+
+    Args:
+        title: the panel's.
+        text: what it shows, and how to read it.
+        queries: what is drawn.
+        unit: of the values, as Grafana calls it.
+        stacked: ``normal``, one on the other, or ``percent``, as shares of all.
+        by_run: the series have the label ``run``, and so lead to it.
+        colours: of series, by a regular expression of their names.
+        top: the highest value there can be.
+        limits: thresholds that are drawn.
+        frame: ``width``, ``height``, ``empty``, ``interval``.
+    """
+    panel = timeseries.Panel().unit(unit).min(0 if top or stacked else None)
+    panel.line_width(1).fill_opacity(0).show_points(c.VisibilityMode.AUTO)
+    panel.span_nulls(3_600_000 if frame.get("interval") else False)
+    panel.legend(_legend()).tooltip(_tooltip())
+    if top is not None:
+        panel.max(top)
+    if stacked:
+        mode = c.StackingMode(stacked)
+        panel.stacking(common.StackingConfig().mode(mode).group("A")).fill_opacity(40)
+    if limits:
+        panel.thresholds(_thresholds(limits))
+        style = c.GraphThresholdsStyleMode.DASHED
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
+    for names, colour in (colours or {}).items():
+        panel.override_by_regexp(names, [_fixed(colour)])
+    if by_run:
+        panel.data_links(run_links("${__field.labels.run:percentencode}"))
+    return _framed(panel, title, text, targets=_targets(queries), **frame)
+
+
+def number(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = "short",
+    limits: Steps = CALM,
+    decimals: int | None = None,
+    mappings: Sequence[Any] = (),
+    **frame: Any,
+) -> Any:
+    """One number for each series, as it is at the end of the time range."""
+    panel = stat.Panel().unit(unit).thresholds(_thresholds(limits))
+    panel.color_mode(c.BigValueColorMode.VALUE).graph_mode(c.BigValueGraphMode.NONE)
+    panel.reduce_options(_newest()).text_mode(c.BigValueTextMode.AUTO)
+    panel.justify_mode(c.BigValueJustifyMode.AUTO).wide_layout(True)
+    panel.orientation(c.VizOrientation.AUTO)
+    if decimals is not None:
+        panel.decimals(decimals)
+    if mappings:
+        panel.mappings(list(mappings))
+    targets = _targets(queries, "instant")
+    return _framed(panel, title, text, targets=targets, **frame)
+
+
+def bars(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = "percentunit",
+    top: float | None = 1,
+    limits: Steps = CALM,
+    **frame: Any,
+) -> Any:
+    """A bar for each series, as it is at the end of the time range."""
+    panel = bargauge.Panel().unit(unit).min(0).thresholds(_thresholds(limits))
+    panel.display_mode(c.BarGaugeDisplayMode.BASIC).reduce_options(_newest())
+    panel.orientation(c.VizOrientation.HORIZONTAL).show_unfilled(True)
+    panel.value_mode(c.BarGaugeValueMode.COLOR).min_viz_height(16).min_viz_width(8)
+    panel.max_viz_height(300).sizing(c.BarGaugeSizing.AUTO)
+    panel.name_placement(c.BarGaugeNamePlacement.AUTO).legend(_legend(shown=False))
+    if top is not None:
+        panel.max(top)
+    targets = _targets(queries, "instant")
+    return _framed(panel, title, text, targets=targets, **frame)
+
+
+def heat(title: str, text: str, buckets: str, *, unit: str, **frame: Any) -> Any:
+    """A histogram over time; its exemplars are marks that lead to their traces."""
+    colours = h.HeatmapColorOptions(
+        mode=h.HeatmapColorMode.SCHEME,
+        scheme="Oranges",
+        fill="dark-orange",
+        scale=h.HeatmapColorScale.EXPONENTIAL,
+        exponent=0.5,
+        steps=64,
+    )
+    panel = heatmap.Panel().calculate(False).color(_Ready(colours)).cell_gap(1)
+    panel.y_axis(_Ready(h.YAxisConfig(unit=unit, axis_placement=c.AxisPlacement.LEFT)))
+    panel.filter_values(_Ready(h.FilterValueRange(le=1e-9))).show_legend()
+    tip = h.HeatmapTooltip(mode=c.TooltipDisplayMode.SINGLE, y_histogram=True)
+    panel.tooltip(_Ready(tip)).show_value(c.VisibilityMode.NEVER)
+    panel.cell_values(_Ready(h.CellValues(unit="short"))).unit("short")
+    panel.exemplars_color("rgba(0,120,255,0.8)")
+    query = Query(buckets, "{{le}}", exemplars=True)
+    return _framed(panel, title, text, targets=_targets([query], "heatmap"), **frame)
+
+
+def timeline(title: str, text: str, query: Query, **frame: Any) -> Any:
+    """The verdicts over time, a line for each run."""
+    panel = statetimeline.Panel().mappings([state_words()]).unit("none")
+    panel.merge_values(True).row_height(0.8).fill_opacity(80).line_width(0)
+    panel.show_value(c.VisibilityMode.AUTO).per_page(20)
+    panel.align_value(c.TimelineValueAlignment.LEFT)
+    panel.legend(_legend(shown=False)).tooltip(_tooltip())
+    panel.data_links(run_links("${__field.labels.run:percentencode}"))
+    return _framed(panel, title, text, targets=_targets([query]), **frame)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its query's value, by whatever the rows are."""
+
+    name: str
+    expr: str
+    unit: str = "short"
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def rows(
+    title: str,
+    text: str,
+    *columns: Column,
+    keys: Mapping[str, str],
+    links: Mapping[str, Sequence[Any]] | None = None,
+    sort: str = "",
+    **frame: Any,
+) -> Any:
+    """A table: ``keys`` are the labels that make a row, and what they are called."""
+    panel = (
+        table.Panel().unit("short").show_header(True).cell_height(c.TableCellHeight.SM)
+    )
+    if sort:
+        panel.sort_by([_sorted_by(sort)])
+    names = {f"Value #{_ref(place)}": one.name for place, one in enumerate(columns)}
+    order = [*keys, *names]
+    panel.with_transformation(d.DataTransformerConfig("merge", options={}))
+    arranged = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(order)},
+        "renameByName": {**keys, **names},
+    }
+    panel.with_transformation(d.DataTransformerConfig("organize", options=arranged))
+    for one in columns:
+        more = [d.DynamicConfigValue(name, value) for name, value in one.more.items()]
+        unit = d.DynamicConfigValue("unit", one.unit)
+        panel.override_by_name(one.name, [unit, *more])
+    for name, found in (links or {}).items():
+        built = [link.build() for link in found]
+        panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
+    queries = [Query(one.expr) for one in columns]
+    return _framed(panel, title, text, targets=_targets(queries, "table"), **frame)
+
+
+def traces(
+    title: str,
+    text: str,
+    query: str,
+    *,
+    columns: Mapping[str, str],
+    links: Mapping[str, Sequence[Any]] | None = None,
+    **frame: Any,
+) -> Any:
+    """A table of spans that Tempo finds; the longest first."""
+    panel = (
+        table.Panel().unit("short").show_header(True).cell_height(c.TableCellHeight.SM)
+    )
+    panel.sort_by([_sorted_by("Duration")])
+    arranged = {"renameByName": dict(columns), "excludeByName": {}, "indexByName": {}}
+    panel.with_transformation(d.DataTransformerConfig("organize", options=arranged))
+    for name, found in (links or {}).items():
+        built = [link.build() for link in found]
+        panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
+    target = tempo.Dataquery().datasource(TEMPO).query_type("traceql").query(query)
+    target.limit(100).spss(100).table_type(t.SearchTableType.SPANS).ref_id("A")
+    return _framed(panel, title, text, targets=[target], **frame).datasource(TEMPO)
+
+
+class _Ready:
+    """What is built already, where the SDK asks for a builder."""
+
+    def __init__(self, built: Any) -> None:
+        self._built = built
+
+    def build(self) -> Any:
+        return self._built
+
+
+def _ref(place: int) -> str:
+    return chr(ord("A") + place)
+
+
+def _legend(shown: bool = True) -> Any:
+    legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM)
+    legend.display_mode(c.LegendDisplayMode.TABLE)
+    return legend.show_legend(shown).calcs(["lastNotNull", "mean"] if shown else [])
+
+
+def _tooltip() -> Any:
+    tip = common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI)
+    return tip.sort(c.SortOrder.DESCENDING)
+
+
+def _sorted_by(column: str) -> Any:
+    return common.TableSortByFieldState().display_name(column).desc(True)
+
+
+def _newest() -> Any:
+    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields("")
+
+
+def _thresholds(limits: Steps) -> Any:
+    found = [d.Threshold(value=value, color=colour) for value, colour in limits]
+    return dashboard.ThresholdsConfig().mode(d.ThresholdsMode.ABSOLUTE).steps(found)
+
+
+def _fixed(colour: str) -> d.DynamicConfigValue:
+    value = {"mode": "fixed", "fixedColor": colour}
+    return d.DynamicConfigValue("color", value)
+
+
+def state_words() -> Any:
+    """The verdict's numbers (``promql.state``) as words, each in its colour."""
+    return d.ValueMap(
+        options={
+            str(code): d.ValueMappingResult(
+                text=name, color=STATE_COLOURS[name], index=code
+            )
+            for code, name in enumerate(STATES, 1)
+        }
+    )
+
+
+# --- links ---------------------------------------------------------------------------
+
+
+def link(title: str, url: str, *, blank: bool = False) -> Any:
+    """A link to somewhere; variables in the address are Grafana's."""
+    made = dashboard.DashboardLink(title).type(d.DashboardLinkType.LINK).url(url)
+    return made.icon("external link").target_blank(blank)
+
+
+def live_page(run: str, title: str = "Live page of the run", path: str = "") -> Any:
+    """A link to a run's live page; ``run`` says whose, in Grafana's words."""
+    return link(title, f"${{page}}/runs/{run}{path}", blank=True)
+
+
+def dashboard_of(run: str, uid: str = "episight-run", title: str = "This run") -> Any:
+    """A link to a dashboard that shows one run, over the same time."""
+    kept = "${datasource:queryparam}&${job:queryparam}&${page:queryparam}"
+    return link(title, f"/d/{uid}?var-run={run}&{kept}&${{__url_time_range}}")
+
+
+def run_links(run: str) -> list[Any]:
+    """Where a run leads to."""
+    return [dashboard_of(run), live_page(run)]
+
+
+# --- variables -----------------------------------------------------------------------
+
+
+def source_variable(name: str, kind: str, label: str, text: str) -> Any:
+    """Which data source is asked."""
+    made = dashboard.DatasourceVariable(name).type(kind).label(label).description(text)
+    return made.current(d.VariableOption(text="", value="")).allow_custom_value(False)
+
+
+def choice(
+    name: str,
+    label: str,
+    query: str,
+    text: str,
+    *,
+    regex: str = "",
+    everything: str = "",
+    each: bool = False,
+    sort: d.VariableSort = d.VariableSort.ALPHABETICAL_ASC,
+) -> Any:
+    """Several of what Prometheus knows.
+
+    ``everything`` matches all there are; or else, with ``each``, all are taken one by
+    one, for a panel that is repeated: where there are none, it matches none.
+    """
+    made = dashboard.QueryVariable(name).label(label).description(text).multi(True)
+    made.datasource(PROMETHEUS).definition(query).sort(sort)
+    made.query({"query": query, "refId": f"{name}-variable"})
+    made.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
+    if regex:
+        made.regex(regex)
+    if everything:
+        made.all_value(everything)
+    if everything or each:
+        made.include_all(True)
+        made.current(d.VariableOption(text="All", value="$__all", selected=True))
+    return made
+
+
+def word(name: str, label: str, value: str, text: str) -> Any:
+    """What people may write themselves."""
+    option = d.VariableOption(text=value, value=value, selected=True)
+    made = dashboard.TextBoxVariable(name).label(label).description(text)
+    return made.default_value(value).current(option).options([option])
+
+
+# --- annotations ---------------------------------------------------------------------
+
+
+def annotation(name: str, expr: str, colour: str, title: str, text: str) -> Any:
+    """Marks at the times that are the values of a query, in milliseconds."""
+    made = dashboard.AnnotationQuery().name(name).datasource(PROMETHEUS)
+    made.expr(expr).icon_color(colour).enable(True).hide(False)
+    return made.title_format(title).text_format(text).use_value_for_time(True)
+
+
+# --- the whole -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with its panels; one that is folded asks nothing until it is opened."""
+
+    title: str
+    panels: Sequence[Any]
+    folded: bool = False
+
+
+def whole(
+    uid: str,
+    title: str,
+    text: str,
+    *,
+    variables: Sequence[Any],
+    annotations: Sequence[Any],
+    rows: Sequence[Row],
+    since: str = "now-1h",
+) -> d.Dashboard:
+    """A dashboard of these rows, with the links that all have."""
+    made = dashboard.Dashboard(title).uid(uid).description(text).tags(["episight"])
+    made.timezone("browser").readonly().refresh("10s").time(since, "now")
+    made.tooltip(d.DashboardCursorSync.CROSSHAIR).variables(list(variables))
+    made.annotations(list(annotations)).links(_links())
+    for row in rows:
+        head = dashboard.Row(row.title)
+        if row.folded:
+            for panel in row.panels:
+                head.with_panel(panel)
+        made.with_row(head)
+        for panel in [] if row.folded else row.panels:
+            made.with_panel(panel)
+    built = made.build()
+    _number(built.panels or [])
+    return built
+
+
+def _links() -> list[Any]:
+    others = dashboard.DashboardLink("Episight").type(d.DashboardLinkType.DASHBOARDS)
+    others.tags(["episight"]).include_vars(True).keep_time(True).icon("dashboard")
+    return [others, link("Live page", "${page}", blank=True)]
+
+
+def _number(panels: Sequence[Any]) -> None:
+    """Give each panel an id that says where it stands, so that links to it stay."""
+    place = 0
+    for panel in panels:
+        for one in [panel, *getattr(panel, "panels", [])]:
+            place += 1
+            one.id_val = place
