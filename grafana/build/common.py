@@ -16,7 +16,7 @@ from grafana.build.parts import (
     state_words,
     word,
 )
-from grafana.build.promql import MODE, RUN, RUNS, last, of
+from grafana.build.promql import MODE, RUN, RUNS, last, last_total, of
 
 ROW_RUN = "${__data.fields.Run:percentencode}"
 """The run of a table's row, in the words of Grafana's links."""
@@ -136,7 +136,7 @@ def table_of_runs(
         return f"max by ({by}) ({last(of(name))})"
 
     def total(name: str) -> str:
-        return f"sum by ({by}) ({last(of(name, within))})"
+        return f"sum by ({by}) ({last_total(of(name, within))})"
 
     words = {
         "mappings": [state_words()],

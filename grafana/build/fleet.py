@@ -40,9 +40,11 @@ def dashboard(page: str) -> d.Dashboard:
 
 
 def _now() -> list[Any]:
+    some = {"width": 4, "height": 4, "empty": "No exporter"}
+
     def count(title: str, text: str, states: str, *limits: Any) -> Any:
         query = Query(promql.count_in_state(states))
-        return number(title, text, query, limits=limits, width=4, height=4)
+        return number(title, text, query, limits=limits, **some)
 
     ended = "An ended run is counted while its series are served, for 15 minutes."
     bad = ((None, "green"), (1, "red"))
@@ -81,9 +83,8 @@ def _now() -> list[Any]:
         number(
             "Steps per second",
             "Of all runs together.",
-            Query(f"{_all_steps()} or vector(0)"),
-            width=4,
-            height=4,
+            Query(promql.none_if_there(_all_steps())),
+            **some,
         ),
     ]
 

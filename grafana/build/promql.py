@@ -8,10 +8,14 @@ rather than NaN; and a zero is made up (``or 0 * ...``) only where nothing is ze
 from exporter.names import RUN_FAMILIES
 from exporter.verdict import STATES
 
-RUNS = 'job=~"$job",experiment=~"$experiment"'
+_JOB = 'job=~"$job"'
+RUNS = f'{_JOB},experiment=~"$experiment"'
 RUN = f'{RUNS},run=~"$run"'
 MODE = f'{RUN},mode=~"$mode"'
-EXPORTER = 'job=~"$job",instance=~"$instance"'
+EXPORTER = f'{_JOB},instance=~"$instance"'
+
+ADDED = "job, instance, namespace, pod, container, endpoint"
+"""Labels that are Prometheus's, and not the exporter's."""
 
 _OVER = "experiment, run"
 _MODES = "experiment, run, mode"
@@ -25,6 +29,11 @@ def of(metric: str, within: str = RUN, *more: str) -> str:
 def last(series: str) -> str:
     """As it was last seen in the time range, also of runs that are gone by now."""
     return f"last_over_time({series}[$__range])"
+
+
+def last_total(series: str) -> str:
+    """The same of counters; they are once there, also where their exporter moved."""
+    return f"max without ({ADDED}) ({last(series)})"
 
 
 def rate(by: str, series: str) -> str:
@@ -68,9 +77,14 @@ def in_state(states: str, within: str = RUN) -> str:
 
 
 def count_in_state(states: str, within: str = RUN) -> str:
-    """How many runs are in one of these states: 0 where there are none at all."""
+    """How many runs are in one of these states: 0 where an exporter knows of none."""
     series = of("experiment_run_state", within, f'state=~"{states}"')
-    return f"sum(max by ({_OVER}) ({series})) or vector(0)"
+    return none_if_there(f"sum(max by ({_OVER}) ({series}))")
+
+
+def none_if_there(sum_of_all: str) -> str:
+    """A sum, and 0 where there is nothing to add up, but an exporter is there."""
+    return f"{sum_of_all} or 0 * max({of('episight_build_info', _JOB)})"
 
 
 def live(series: str, within: str = RUN) -> str:
@@ -81,7 +95,7 @@ def live(series: str, within: str = RUN) -> str:
 
 def share_of_successes(by: str, within: str = MODE, *, seen: bool = False) -> str:
     """Of all episodes so far, where the run says what a success is."""
-    wrap = last if seen else str
+    wrap = last_total if seen else str
     good = wrap(of("experiment_episode_successes_total", within))
     ended = wrap(of("experiment_episodes_total", within))
     judged = f"sum by ({_MODES}) ({ended}) and sum by ({_MODES}) ({good})"
@@ -110,7 +124,7 @@ _UNITS = ("episodes", "steps")
 
 def _done(unit: str, within: str, seen: bool = False) -> str:
     """Of a mode of which some are expected; one that has not begun has done none."""
-    wrap = last if seen else str
+    wrap = last_total if seen else str
     total = f"sum by ({_MODES}) ({wrap(of(f'experiment_{unit}_total', within))})"
     expected = _expected(unit, within, seen)
     return f"(({total} or 0 * {expected}) and {expected})"

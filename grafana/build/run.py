@@ -18,7 +18,7 @@ from grafana.build.parts import (
     timeline,
     whole,
 )
-from grafana.build.promql import MODE, RUN, increase, mean, of, quantile, rate
+from grafana.build.promql import ADDED, MODE, RUN, increase, mean, of, quantile, rate
 
 BY = "run, mode"
 _EPISODES = "1m"
@@ -119,10 +119,7 @@ def _counter() -> Any:
     panel = lines(
         "$counter, per second",
         "A counter of the experiment's own: how much it grows in a second.",
-        Query(
-            "sum without (job, instance, pod, namespace, container, endpoint) "
-            f"(rate({series}[$__rate_interval]))"
-        ),
+        Query(f"sum without ({ADDED}) (rate({series}[$__rate_interval]))"),
         width=8,
         empty="The run has no counter of its own",
     )
@@ -134,10 +131,7 @@ def _gauge() -> Any:
     panel = lines(
         "$gauge",
         "A gauge of the experiment's own.",
-        Query(
-            "max without (job, instance, pod, namespace, container, endpoint) "
-            f"({series})"
-        ),
+        Query(f"max without ({ADDED}) ({series})"),
         width=8,
         empty="The run has no gauge of its own",
     )
@@ -419,7 +413,7 @@ def _about() -> Any:
     return rows(
         "What is constant",
         "Who launched the run and how, and what it says of itself.",
-        Column("Runs", f"max without (job, instance) ({info})", "none"),
+        Column("Runs", f"max without ({ADDED}) ({info})", "none"),
         keys=common.BY_RUN,
         width=24,
     )
