@@ -43,7 +43,7 @@ def _now() -> list[Any]:
     some = {"width": 4, "height": 4, "empty": "No exporter"}
 
     def count(title: str, text: str, states: str, *limits: Any) -> Any:
-        query = Query(promql.count_in_state(states))
+        query = Query(promql.count_in_state(states), title)
         return number(title, text, query, limits=limits, **some)
 
     ended = "An ended run is counted while its series are served, for 15 minutes."
@@ -83,7 +83,7 @@ def _now() -> list[Any]:
         number(
             "Steps per second",
             "Of all runs together.",
-            Query(promql.none_if_there(_all_steps())),
+            Query(promql.none_if_there(_all_steps()), "Steps per second"),
             **some,
         ),
     ]
