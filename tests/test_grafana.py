@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Set
 
 import pytest
 import yaml
@@ -39,7 +39,6 @@ from tests.support import (
     Prometheus,
     clean_environment,
     eventually,
-    parse_metrics,
     require,
 )
 
@@ -419,6 +418,24 @@ def test_a_run_that_says_little_has_panels_with_data_or_a_reason(fleet: Fleet) -
     assert looking.options["gauge"] == []
 
 
+def test_a_query_without_data_would_be_noticed(fleet: Fleet) -> None:
+    found = dashboards()["run"]
+    panel = next(one for one in panels(found) if one["title"] == "Epoch")
+    (target,) = panel["targets"]
+    target["expr"] = target["expr"].replace("experiment_run_epoch", "no_such_metric")
+
+    def empty() -> List[str]:
+        return Looking(found, fleet.prometheus, run=["healthy"]).empty()
+
+    expected = [
+        "Epoch: " + replaced(target["expr"], {**TIMES, **ALL, "run": "healthy"})
+    ]
+    eventually(lambda: empty() == expected, 30.0, "that query alone")
+
+
+ALL = {"job": ".+", "experiment": ".*", "mode": ".*"}
+
+
 def test_several_runs_are_drawn_together(fleet: Fleet) -> None:
     runs = ["healthy", "plain", "counting"]
     found = dashboards()["run"]
@@ -527,15 +544,20 @@ def test_each_metric_that_is_named_is_served(fleet: Fleet) -> None:
         metric
         for found in dashboards().values()
         for _, expr in expressions(found)
-        for metric in re.findall(
-            r"(?:^|[^\w\"(|])\(?((?:experiment|episight)_\w+)\{", expr
-        )
+        for metric in re.findall(r"\b((?:experiment|episight)_\w+)\{", expr)
     }
     assert len(named) > 40
 
-    def unknown() -> List[str]:
+    def unknown() -> Set[str]:
         page = fleet.exporter.get("/metrics").text
-        served = {sample.name for sample in parse_metrics(page)}
-        return sorted(named - served)
+        types = re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE)
+        return named - {
+            f"{name}{suffix}"
+            for name, kind in types
+            for suffix in (_OF_HISTOGRAMS if kind == "histogram" else ("",))
+        }
 
-    eventually(lambda: not unknown(), 30.0, "all of them")
+    eventually(lambda: unknown() == set(), 30.0, f"all; not yet {unknown()}")
+
+
+_OF_HISTOGRAMS = ("_bucket", "_count", "_sum")

@@ -78,7 +78,7 @@ def _by(label: str, name: str) -> Query:
 
 def _health() -> list[Any]:
     yes_no = ((None, "red"), (1, "green"))
-    some = {"width": 4, "height": 4}
+    some: dict[str, Any] = {"width": 4, "height": 4}
     return [
         number(
             "Up",

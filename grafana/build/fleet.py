@@ -40,7 +40,7 @@ def dashboard(page: str) -> d.Dashboard:
 
 
 def _now() -> list[Any]:
-    some = {"width": 4, "height": 4, "empty": "No exporter"}
+    some: dict[str, Any] = {"width": 4, "height": 4, "empty": "No exporter"}
 
     def count(title: str, text: str, states: str, *limits: Any) -> Any:
         query = Query(promql.count_in_state(states), title)

@@ -136,13 +136,14 @@ def lines(
         limits: thresholds that are drawn.
         frame: ``width``, ``height``, ``empty``, ``interval``.
     """
-    panel = timeseries.Panel().unit(unit).min(0 if top or stacked else None)
+    panel = timeseries.Panel().unit(unit)
     panel.line_width(1).fill_opacity(0).show_points(c.VisibilityMode.AUTO)
     panel.span_nulls(3_600_000 if frame.get("interval") else False)
     panel.legend(_legend()).tooltip(_tooltip())
     if top is not None:
-        panel.max(top)
+        panel.min(0).max(top)
     if stacked:
+        panel.min(0)
         mode = c.StackingMode(stacked)
         panel.stacking(common.StackingConfig().mode(mode).group("A")).fill_opacity(40)
     if limits:
@@ -212,12 +213,12 @@ def heat(title: str, text: str, buckets: str, *, unit: str, **frame: Any) -> Any
         exponent=0.5,
         steps=64,
     )
-    panel = heatmap.Panel().calculate(False).color(_Ready(colours)).cell_gap(1)
-    panel.y_axis(_Ready(h.YAxisConfig(unit=unit, axis_placement=c.AxisPlacement.LEFT)))
-    panel.filter_values(_Ready(h.FilterValueRange(le=1e-9))).show_legend()
+    panel = heatmap.Panel().calculate(False).color(_ready(colours)).cell_gap(1)
+    panel.y_axis(_ready(h.YAxisConfig(unit=unit, axis_placement=c.AxisPlacement.LEFT)))
+    panel.filter_values(_ready(h.FilterValueRange(le=1e-9))).show_legend()
     tip = h.HeatmapTooltip(mode=c.TooltipDisplayMode.SINGLE, y_histogram=True)
-    panel.tooltip(_Ready(tip)).show_value(c.VisibilityMode.NEVER)
-    panel.cell_values(_Ready(h.CellValues(unit="short"))).unit("short")
+    panel.tooltip(_ready(tip)).show_value(c.VisibilityMode.NEVER)
+    panel.cell_values(_ready(h.CellValues(unit="short"))).unit("short")
     panel.exemplars_color("rgba(0,120,255,0.8)")
     query = Query(buckets, "{{le}}", exemplars=True)
     return _framed(panel, title, text, targets=_targets([query], "heatmap"), **frame)
@@ -311,6 +312,10 @@ class _Ready:
 
     def build(self) -> Any:
         return self._built
+
+
+def _ready(built: Any) -> Any:
+    return _Ready(built)
 
 
 def _ref(place: int) -> str:

@@ -1,0 +1,1 @@
+"""Dashboards for Grafana, and what provisions them; see docs/grafana.md."""
