@@ -100,6 +100,21 @@ def test_it_can_be_provisioned_as_it_is(name: str) -> None:
 
 
 @each
+def test_no_panel_lies_on_another(name: str) -> None:
+    taken: Set[Any] = set()
+    for panel in dashboards()[name]["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (place["x"] + x, place["y"] + y)
+            for x in range(place["w"])
+            for y in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+@each
 def test_the_data_source_can_be_chosen_and_is_the_same_everywhere(name: str) -> None:
     found = dashboards()[name]
     first = variables(found)[0]
@@ -326,6 +341,16 @@ def test_the_dashboards_are_provided_from_a_folder() -> None:
     (provider,) = yaml.safe_load(path.read_text())["providers"]
     assert provider["type"] == "file"
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
+
+
+def test_the_page_says_what_there_is() -> None:
+    page = (ROOT / "docs" / "grafana.md").read_text()
+    for found in dashboards().values():
+        assert f"| **{found['title'].split(' / ')[1]}** |" in page
+    for source in provisioned().values():
+        assert f"`{source['uid']}`" in page
+        assert f"`{source['url']}`" in page
+    assert "`/var/lib/grafana/dashboards`" in page
 
 
 # --- against a real Prometheus -------------------------------------------------------

@@ -29,14 +29,11 @@ _OUTCOME = 'outcome=~"$outcome"'
 # several, and takes dots for dots.
 _RUN = "span.experiment.run.id =~ `${run:regex}`"
 _MODE = "span.experiment.mode =~ `${mode:regex}`"
-_ROOT = f'name = "episode" && {_RUN} && {_MODE}'
+_EXPERIMENT = "span.experiment.name =~ `${experiment:regex}`"
+_ROOT = f'name = "episode" && {_EXPERIMENT} && {_RUN} && {_MODE}'
 _LONG = "duration >= ${longer_than}"
 
 _COLUMNS = {
-    "traceIdHidden": "Trace",
-    "time": "Start",
-    "name": "Span",
-    "duration": "Duration",
     "experiment.run.id": "Run",
     "experiment.mode": "Mode",
     "episode.index": "Episode",
@@ -47,7 +44,7 @@ _COLUMNS = {
     "experiment.phase": "Phase",
     "experiment.phase.steps": "Steps",
 }
-"""Of Tempo's answers, and what they are called."""
+"""Attributes of spans, and what their columns are called."""
 
 _ABOUT = (
     "span.experiment.run.id, span.experiment.mode, span.episode.index, "
@@ -145,7 +142,7 @@ def _all() -> list[Any]:
 
 
 def _traces() -> list[Any]:
-    run = "${__data.fields.Run:percentencode}"
+    run = "${__value.raw:percentencode}"
     links = {"Run": [dashboard_of(run), live_page(run)]}
     some = "Of the newest 100 that fit, the longest first."
     phases = "span.experiment.phase, span.experiment.phase.steps"

@@ -255,9 +255,7 @@ def rows(
     **frame: Any,
 ) -> Any:
     """A table: ``keys`` are the labels that make a row, and what they are called."""
-    panel = (
-        table.Panel().unit("short").show_header(True).cell_height(c.TableCellHeight.SM)
-    )
+    panel = _table()
     if sort:
         panel.sort_by([_sorted_by(sort)])
     names = {f"Value #{_ref(place)}": one.name for place, one in enumerate(columns)}
@@ -273,9 +271,7 @@ def rows(
         more = [d.DynamicConfigValue(name, value) for name, value in one.more.items()]
         unit = d.DynamicConfigValue("unit", one.unit)
         panel.override_by_name(one.name, [unit, *more])
-    for name, found in (links or {}).items():
-        built = [link.build() for link in found]
-        panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
+    _linked(panel, links or {})
     queries = [Query(one.expr) for one in columns]
     return _framed(panel, title, text, targets=_targets(queries, "table"), **frame)
 
@@ -290,18 +286,29 @@ def traces(
     **frame: Any,
 ) -> Any:
     """A table of spans that Tempo finds; the longest first."""
-    panel = (
-        table.Panel().unit("short").show_header(True).cell_height(c.TableCellHeight.SM)
-    )
-    panel.sort_by([_sorted_by("Duration")])
-    arranged = {"renameByName": dict(columns), "excludeByName": {}, "indexByName": {}}
+    panel = _table().sort_by([_sorted_by("Duration")])
+    arranged = {
+        "renameByName": dict(columns),
+        "excludeByName": {"Trace Service": True, "Trace Name": True},
+        "indexByName": {},
+    }
     panel.with_transformation(d.DataTransformerConfig("organize", options=arranged))
-    for name, found in (links or {}).items():
-        built = [link.build() for link in found]
-        panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
+    _linked(panel, links or {})
     target = tempo.Dataquery().datasource(TEMPO).query_type("traceql").query(query)
     target.limit(100).spss(100).table_type(t.SearchTableType.SPANS).ref_id("A")
     return _framed(panel, title, text, targets=[target], **frame).datasource(TEMPO)
+
+
+def _table() -> Any:
+    panel = table.Panel().unit("short").show_header(True)
+    panel.cell_height(c.TableCellHeight.SM).align(c.FieldTextAlignment.AUTO)
+    return panel.cell_options(c.TableAutoCellOptions())
+
+
+def _linked(panel: Any, links: Mapping[str, Sequence[Any]]) -> None:
+    for name, found in links.items():
+        built = [link.build() for link in found]
+        panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
 
 
 class _Ready:

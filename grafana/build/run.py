@@ -99,6 +99,7 @@ def _found() -> list[Any]:
 
 
 def _repeated(panel: Any, variable: str) -> Any:
+    """One for each value, three in a line; so it takes a line of its own here."""
     return panel.repeat(variable).repeat_direction("h").max_per_row(3)
 
 
@@ -108,7 +109,7 @@ def _result() -> Any:
         "$result",
         "Mean of this result over the last 100 episodes.",
         Query(f"max by (run, mode, result) ({series})", f"{_NAME} {{{{result}}}}"),
-        width=8,
+        width=24,
         empty="No episode was finished with results",
     )
     return _repeated(panel, "result")
@@ -120,7 +121,7 @@ def _counter() -> Any:
         "$counter, per second",
         "A counter of the experiment's own: how much it grows in a second.",
         Query(f"sum without ({ADDED}) (rate({series}[$__rate_interval]))"),
-        width=8,
+        width=24,
         empty="The run has no counter of its own",
     )
     return _repeated(panel, "counter")
@@ -132,7 +133,7 @@ def _gauge() -> Any:
         "$gauge",
         "A gauge of the experiment's own.",
         Query(f"max without ({ADDED}) ({series})"),
-        width=8,
+        width=24,
         empty="The run has no gauge of its own",
     )
     return _repeated(panel, "gauge")
@@ -145,7 +146,7 @@ def _histogram() -> Any:
         "A histogram of the experiment's own, of all runs that are shown.",
         increase("le", series),
         unit="short",
-        width=8,
+        width=24,
         empty="The run has no histogram of its own",
     )
     return _repeated(panel, "histogram")
