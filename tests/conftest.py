@@ -45,6 +45,7 @@ _ON_3_11 = {
     "test_environment_sh.py",
     "test_flooded.py",
     "test_grafana.py",
+    "test_grafana_queries.py",
     "test_live_episodes.py",
     "test_live_moment.py",
     "test_live_monty.py",

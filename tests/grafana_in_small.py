@@ -9,6 +9,8 @@ import json
 import re
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
 
+import yaml
+
 from tests.support import ROOT, Prometheus, eventually
 
 FOLDER = ROOT / "grafana" / "dashboards"
@@ -24,6 +26,15 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::(\w+))?\})")
 def dashboards() -> Dict[str, Json]:
     """All that are committed, by their file's name without the ending."""
     return {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
+
+
+def provisioned() -> Dict[str, Json]:
+    """The data sources, by their type."""
+    found: Dict[str, Json] = {}
+    for path in (ROOT / "grafana" / "provisioning" / "datasources").glob("*.yml"):
+        for one in yaml.safe_load(path.read_text())["datasources"]:
+            found[one["type"]] = one
+    return found
 
 
 def panels(dashboard: Json) -> Iterator[Json]:

@@ -1,7 +1,8 @@
 """Makes the dashboards in ``grafana/dashboards``: ``python -m grafana.build``.
 
 - ``promql`` is text: selectors, and the expressions that several dashboards share.
-- ``parts`` says how a panel, a variable, an annotation or a link looks, once for all.
+- ``parts`` says how a panel looks, ``controls`` how a variable, a mark or a link does.
+- ``common`` has what several dashboards have.
 - ``fleet``, ``run``, ``episodes``, ``monty`` and ``exporter`` are a dashboard each.
 
 Nothing here reads a clock, an environment or a network: the same code makes the same

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import episodes, exporter, fleet, monty, run
-from grafana.build.parts import PAGE
+from grafana.build.controls import PAGE
 
 FOLDER = Path(__file__).parent.parent / "dashboards"
 MAKERS = {

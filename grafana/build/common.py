@@ -5,17 +5,15 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import promql
-from grafana.build.parts import (
-    Column,
+from grafana.build.controls import (
     annotation,
     choice,
     dashboard_of,
     live_page,
-    rows,
     source_variable,
-    state_words,
     word,
 )
+from grafana.build.parts import Column, rows, state_words
 from grafana.build.promql import MODE, RUN, RUNS, last, last_total, of
 
 ROW_RUN = "${__data.fields.Run:percentencode}"

@@ -5,20 +5,14 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common
-from grafana.build.parts import (
-    Query,
-    Row,
-    bars,
+from grafana.build.controls import (
     choice,
     dashboard_of,
-    heat,
-    lines,
     live_page,
     source_variable,
-    traces,
-    whole,
     word,
 )
+from grafana.build.parts import Query, Row, bars, heat, lines, traces, whole
 from grafana.build.promql import MODE, increase, of, quantile, rate
 
 _EPISODES = "1m"

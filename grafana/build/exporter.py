@@ -5,18 +5,17 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common
+from grafana.build.controls import choice, word
 from grafana.build.parts import (
     Column,
     Query,
     Row,
     bars,
-    choice,
     heat,
     lines,
     number,
     rows,
     whole,
-    word,
 )
 from grafana.build.promql import EXPORTER, increase, last, of, rate
 

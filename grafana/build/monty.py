@@ -5,7 +5,8 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common, promql
-from grafana.build.parts import Query, Row, bars, choice, heat, lines, number, whole
+from grafana.build.controls import choice
+from grafana.build.parts import Query, Row, bars, heat, lines, number, whole
 from grafana.build.promql import MODE, RUN, increase, of, rate
 
 BY = "run, mode"

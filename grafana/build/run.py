@@ -5,12 +5,12 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common, promql
+from grafana.build.controls import choice
 from grafana.build.parts import (
     Column,
     Query,
     Row,
     bars,
-    choice,
     heat,
     lines,
     number,
