@@ -47,7 +47,7 @@ class Ours(StepHook):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.beside: Dict[str, List[float]] = {}
+        self.beside: dict[str, list[float]] = {}
         for name in ("_begin", "_timed", "_finish", "_end"):
             setattr(self._watch, name, self._measured(name))
 
