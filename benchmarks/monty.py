@@ -5,9 +5,9 @@ Monty. Rules of this measurement:
 
 - The experiment is that of ``./run.sh monty``: one learning module, two sensors, drawn
   in software. It runs in a process of its own, and so does the exporter.
-- ``us a step`` is all that the hook does on the experiment's thread, mean over all
-  steps but the first, which opens the run and is told apart. ``p50``, ``p99``: of the
-  hook's calls alone.
+- ``us a step`` is all that the hook does on the experiment's thread within an episode,
+  mean over all steps but the first, which opens the run and is told apart. ``p50``,
+  ``p99``: of the hook's calls alone. ``ms an episode``: at its beginning and its end.
 - ``watched`` is with a browser's connection to the run's page, so that state and images
   are taken ten times a second.
 - The peer does what one would write first: each step as JSON and, ten times a second,
@@ -93,9 +93,13 @@ def measured(python: str, kind: str, epochs: int) -> dict[str, float]:
         found = json.loads((home / "measured").read_text())
     first, *calls = found["calls"]
     calls.sort()
+    beside = {name: sum(times) for name, times in found["beside"].items()}
+    episodes = max(1, len(found["beside"].get("_end", ())))
+    around = sum(beside.get(name, 0.0) for name in ("_begin", "_finish", "_end"))
     return {
         "step": 1e3 * statistics.mean(found["between"]),
-        "mean": 1e6 * (sum(calls) + found["beside"]) / len(calls),
+        "mean": 1e6 * (sum(calls) + beside.get("_timed", 0.0)) / len(calls),
+        "episode": 1e3 * around / episodes,
         "p50": 1e6 * statistics.median(calls),
         "p99": 1e6 * calls[int(len(calls) * 0.99)],
         "first": 1e3 * first,
@@ -117,7 +121,7 @@ def rows(python: str, rounds: int, epochs: int) -> Iterator[list[str]]:
         yield [
             kind, f"{middle['steps']:.0f}", f"{middle['step']:.1f}",
             f"{middle['mean']:.1f}", f"{middle['p50']:.1f}", f"{middle['p99']:.0f}",
-            f"{middle['first']:.1f}",
+            f"{middle['episode']:.1f}", f"{middle['first']:.1f}",
         ]  # fmt: skip
 
 
@@ -135,7 +139,10 @@ def main(arguments: list[str] | None = None) -> None:
         options.rounds = options.epochs = 1
     say(machine())
     say()
-    head = ("hook", "steps", "ms between", "us a step", "p50", "p99", "first ms")
+    head = (
+        "hook", "steps", "ms between", "us a step", "p50", "p99", "ms an episode",
+        "first ms",
+    )  # fmt: skip
     table(head, rows(options.python, options.rounds, options.epochs))
 
 

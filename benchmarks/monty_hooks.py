@@ -24,7 +24,6 @@ class Timed:
         self._calls: list[float] = []
         self._between: list[float] = []
         self._left = 0.0
-        self.beside = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
         began = time.perf_counter()
@@ -37,28 +36,30 @@ class Timed:
 
     def close(self) -> None:
         self._hook.close()
-        beside = getattr(self._hook, "beside", 0.0)
+        measured = {"calls": self._calls, "between": self._between}
+        beside = getattr(self._hook, "beside", {})
         with open(self._path, "w", encoding="utf-8") as file:
-            measured = {"calls": self._calls, "between": self._between}
             json.dump({**measured, "beside": beside}, file)
 
 
 class Ours(StepHook):
-    """Ours, with the time of what it does where it is not called."""
+    """Ours, with the times of what it does where it is not called."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.beside = 0.0
-        for name in ("_begin", "_timed"):
-            setattr(self._watch, name, self._measured(getattr(self._watch, name)))
+        self.beside: dict[str, list[float]] = {}
+        for name in ("_begin", "_timed", "_finish", "_end"):
+            setattr(self._watch, name, self._measured(name))
 
-    def _measured(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _measured(self, name: str) -> Callable[..., Any]:
+        function, times = getattr(self._watch, name), self.beside.setdefault(name, [])
+
         def measured(*arguments: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*arguments)
             finally:
-                self.beside += time.perf_counter() - began
+                times.append(time.perf_counter() - began)
 
         return measured
 

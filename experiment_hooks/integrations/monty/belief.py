@@ -59,10 +59,11 @@ def _evidence(lm: Any) -> Dict[str, float]:
 def _two_highest(
     lm: Any, evidence: Dict[str, float]
 ) -> Tuple[Optional[str], Optional[str]]:
-    ranked = nlargest(2, evidence, key=lambda name: evidence[name])
-    if len(ranked) < 2:
-        return (ranked[0] if ranked else None), None
-    first, second = ranked
+    first = max(evidence, key=evidence.__getitem__, default=None)
+    if first is None or len(evidence) < 2:
+        return first, None
+    rest = {name: value for name, value in evidence.items() if name != first}
+    second = max(rest, key=rest.__getitem__)
     # Of two that are equal Monty's own choice comes first.
     chosen = (getattr(lm, "current_mlh", None) or {}).get("graph_id")
     if chosen == second and evidence[first] == evidence[second]:

@@ -5,7 +5,7 @@ the rest being ``other``. Gauges are of the step that was looked at last: once a
 ten times a second while somebody watches.
 """
 
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
 from experiment_hooks.integrations.monty import belief
 from experiment_hooks.integrations.monty.belief import Belief
@@ -55,20 +55,24 @@ class Numbers:
         )
         self._known: Dict[str, str] = {}
         self._most = options.objects
-        self._bound: Dict[str, Any] = {}
+        self._in_model = self._in_environment = 0.0
 
-    def step(self, mode: str, model: float, environment: Optional[float]) -> None:
-        """A step of the model took so many seconds, after so many in between."""
-        bound = self._bound.get(mode)
-        if bound is None:
-            bound = self._model.labels(mode), self._environment.labels(mode)
-            self._bound[mode] = bound
-        bound[0].inc(model)
-        if environment is not None:
-            bound[1].inc(environment)
+    def step(self, model: float, environment: float) -> None:
+        """A step of the model took so many seconds, after so many in between.
 
-    def seen(self, beliefs: Dict[str, Belief]) -> None:
+        They are counted with what is seen, about once a second, or with the episode.
+        """
+        self._in_model += model
+        self._in_environment += environment
+
+    def _count(self, mode: str) -> None:
+        self._model.labels(mode).inc(self._in_model)
+        self._environment.labels(mode).inc(self._in_environment)
+        self._in_model = self._in_environment = 0.0
+
+    def seen(self, mode: str, beliefs: Dict[str, Belief]) -> None:
         """What the learning modules believe at the step that is looked at."""
+        self._count(mode)
         for lm, read in beliefs.items():
             for field, gauge in self._gauges.items():
                 value = getattr(read, field)
@@ -80,6 +84,7 @@ class Numbers:
 
     def ended(self, mode: str, target: Optional[str], found: Outcome) -> None:
         """An episode came out like this."""
+        self._count(mode)
         for lm, performance in found.by_module.items():
             self._modules.labels(lm=lm, mode=mode, performance=performance).inc()
         if self._objects is not None and target is not None:

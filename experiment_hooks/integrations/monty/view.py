@@ -11,7 +11,7 @@ none that can be spared.
 
 import math
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from experiment_hooks.integrations.monty import belief
 from experiment_hooks.integrations.monty.belief import Belief
@@ -22,6 +22,8 @@ PHASES = {"matching_step": "matching", "exploratory_step": "exploratory"}
 MAX_ACTIONS = 10
 MAX_FEATURE = 4
 """Of a feature with more elements there is nothing to see in a line of text."""
+GAUGES_EVERY = 0.9
+"""Seconds: nobody scrapes more often, while steps are looked at ten times a second."""
 MAX_GOALS = 256
 """Of more goals (there can be one a pixel) only the number is told."""
 
@@ -45,7 +47,8 @@ class View:
         self._observations: Any = None
         self._actions: Any = None
         self._beliefs: Optional[Dict[str, Belief]] = None
-        self._pictured = float("-inf")
+        self._told: Tuple[Any, Optional[Dict[str, Any]]] = (None, None)
+        self._pictured = self._counted = float("-inf")
         # One object each, for good: they are handed over at every step.
         self.state = self._state
         self.scores = self._scores
@@ -60,13 +63,17 @@ class View:
     def forget(self) -> None:
         """Nothing of an experiment is kept that has ended."""
         self._monty = self._observations = self._actions = self._beliefs = None
+        self._told = None, None
 
     def beliefs(self) -> Dict[str, Belief]:
         """What the learning modules believe at this step; read once a step."""
         if self._beliefs is None:
             lms = self._monty.learning_modules
             self._beliefs = {f"LM_{n}": belief.of(lm) for n, lm in enumerate(lms)}
-            self._seen(self._beliefs)
+            now = time.monotonic()
+            if now - self._counted >= GAUGES_EVERY:
+                self._counted = now
+                self._seen(self._beliefs)
         return self._beliefs
 
     def _scores(self) -> Dict[str, float]:
@@ -93,13 +100,18 @@ class View:
                     found[f"{sensor} depth"] = seen["depth"]
         return found
 
+    def _target(self, target: Any) -> Optional[Dict[str, Any]]:
+        if target is not self._told[0]:  # mostly it is that of the step before
+            self._told = target, _target(target)
+        return self._told[1]
+
     def _state(self) -> Made:
         monty = self._monty
         beliefs = self.beliefs()
         state: Dict[str, Any] = {
             "step": getattr(monty, "episode_steps", None),
             "phase": phase_of(monty),
-            "target": _target(getattr(monty, "primary_target", None)),
+            "target": self._target(getattr(monty, "primary_target", None)),
             "learning_modules": {
                 f"LM_{number}": _learning_module(lm, beliefs[f"LM_{number}"])
                 for number, lm in enumerate(monty.learning_modules)
@@ -166,8 +178,7 @@ def _known(lm: Any) -> Optional[int]:
 def _degrees(rotation: Any) -> Optional[List[float]]:
     """An object's rotation about x, y and z; Monty keeps the inverse of it.
 
-    SciPy's ``rotation.inv().as_euler("xyz", degrees=True)``, without SciPy's ways: a
-    sensor's step has other things in the processor's caches.
+    SciPy's ``rotation.inv().as_euler("xyz", degrees=True)``, with one call of SciPy's.
     """
     quaternion = getattr(rotation, "as_quat", None)
     parts = None if quaternion is None else _vector(quaternion())

@@ -339,12 +339,12 @@ class Watch:
 
     def _timed(self, began: float, ended: float) -> None:
         if self._numbers is not None and not self._episode.closed:
-            environment = began - self._left if self._left else None
-            self._numbers.step(self._episode.mode, ended - began, environment)
+            environment = began - self._left if self._left else 0.0
+            self._numbers.step(ended - began, environment)
 
     def _seen(self, beliefs: Dict[str, Belief]) -> None:
         if self._numbers is not None:
-            self._numbers.seen(beliefs)
+            self._numbers.seen(self._episode.mode, beliefs)
 
     def _event(self, name: str, fields: Dict[str, Any]) -> None:
         # Called from within Monty's logging: a stop has to wait for the hook.
