@@ -112,7 +112,7 @@ def _monty_steps(ep: eh.Episode, numbers: Numbers) -> Dict[str, Belief]:
             for step in range(1, 4):
                 ep.step(state={"step": step})
                 time.sleep(PAUSE)
-                numbers.step("eval", 0.003, 0.001)
+                numbers.step(0.003, 0.001)
                 for lm, first, second in (
                     ("LM_0", "mug", "bowl"),
                     ("LM_1", "bowl", "mug"),
@@ -121,7 +121,7 @@ def _monty_steps(ep: eh.Episode, numbers: Numbers) -> Dict[str, Belief]:
                     believed[lm] = Belief(
                         evidence, first, second, 2.0 * step, 1.0 * step, 1000 // step
                     )
-                numbers.seen(believed)
+                numbers.seen("eval", believed)
     return believed
 
 
