@@ -240,11 +240,19 @@ def links(part: Any) -> Iterator[str]:
 @each
 def test_each_dashboard_leads_to_the_others_and_to_the_page(name: str) -> None:
     found = dashboards()[name]
-    others, page = found["links"]
-    assert (others["type"], others["tags"]) == ("dashboards", ["episight"])
-    assert (others["includeVars"], others["keepTime"]) == (True, True)
+    *others, page = found["links"]
     assert page["url"] == "${page}"
     uids = {one["uid"] for one in dashboards().values()}
+    led = {one["url"].split("?")[0].split("/")[2] for one in others}
+    assert led == uids - {found["uid"]}
+    for one in others:
+        assert one["keepTime"] is True
+        there = dashboards()[one["url"].split("?")[0].split("-")[1]]
+        known = {variable["name"]: variable for variable in variables(there)}
+        for kept in names_in(one["url"]):
+            assert kept in known
+            (mine,) = [v for v in variables(found) if v["name"] == kept]
+            assert mine["includeAll"] <= known[kept]["includeAll"], kept
     for url in links(found["panels"]):
         if url.startswith("/d/"):
             assert url.split("?")[0].split("/")[2] in uids

@@ -37,6 +37,39 @@ def run_links(run: str) -> list[Any]:
     return [dashboard_of(run), live_page(run)]
 
 
+OTHERS = {
+    "episight-fleet": "Fleet",
+    "episight-run": "Run",
+    "episight-episodes": "Episodes",
+    "episight-monty": "Monty",
+    "episight-exporter": "Exporter",
+}
+_OF_CHOSEN_RUNS = ("episight-run", "episight-monty")
+"""Dashboards that do not show all runs: there "all" is no choice, nor handed over."""
+
+
+def dashboard_links(here: str) -> list[Any]:
+    """The links above a dashboard: to the others, and to the live page.
+
+    What is chosen is kept where it means something there: the fleet is all runs.
+    """
+    others = [
+        link(title, f"/d/{uid}?{'&'.join(_kept(here, uid))}").keep_time(True)
+        for uid, title in OTHERS.items()
+        if uid != here
+    ]
+    return [*others, link("Live page", "${page}", blank=True)]
+
+
+def _kept(here: str, there: str) -> list[str]:
+    names = ["datasource", "job", "page"]
+    if "episight-exporter" not in (here, there):
+        names.append("experiment")
+    if here in _OF_CHOSEN_RUNS and there in (*_OF_CHOSEN_RUNS, "episight-episodes"):
+        names.append("run")
+    return [f"${{{name}:queryparam}}" for name in names]
+
+
 # --- variables -----------------------------------------------------------------------
 
 

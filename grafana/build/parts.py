@@ -27,7 +27,7 @@ from grafana_foundation_sdk.models import prometheus as p
 from grafana_foundation_sdk.models import tempo as t
 
 from exporter.verdict import STATES
-from grafana.build.controls import PROMETHEUS, TEMPO, link, run_links
+from grafana.build.controls import PROMETHEUS, TEMPO, dashboard_links, run_links
 
 STATE_COLOURS = {
     "starting": "light-blue",
@@ -391,7 +391,7 @@ def whole(
     made = dashboard.Dashboard(title).uid(uid).description(text).tags(["episight"])
     made.timezone("browser").readonly().refresh("10s").time(since, "now")
     made.tooltip(d.DashboardCursorSync.CROSSHAIR).variables(list(variables))
-    made.annotations(list(annotations)).links(_links())
+    made.annotations(list(annotations)).links(dashboard_links(uid))
     for row in rows:
         head = dashboard.Row(row.title)
         if row.folded:
@@ -403,12 +403,6 @@ def whole(
     built = made.build()
     _number(built.panels or [])
     return built
-
-
-def _links() -> list[Any]:
-    others = dashboard.DashboardLink("Episight").type(d.DashboardLinkType.DASHBOARDS)
-    others.tags(["episight"]).include_vars(True).keep_time(True).icon("dashboard")
-    return [others, link("Live page", "${page}", blank=True)]
 
 
 def _number(panels: Sequence[Any]) -> None:

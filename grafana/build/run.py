@@ -163,7 +163,7 @@ def _now() -> list[Any]:
         ),
         timeline(
             "Verdict",
-            "What each run was doing. A number of none of the states is none.",
+            "What each run was doing.",
             Query(promql.state(), "{{run}}"),
             height=5,
         ),
