@@ -344,11 +344,25 @@ def test_beliefs_of_all_kinds_of_learning_modules() -> None:
     assert (read.most_likely, read.second) == ("mug", "bowl")
     assert (read.highest, read.margin) == (4.0, 1.0)
     assert belief.of(object()) == belief.Belief({}, None, None, None, None, None)
+
+
+class Evidence(List[float]):
+    """What numpy's arrays can do, and is asked of them."""
+
+    def max(self) -> float:
+        return max(iter(self))
+
+
+def test_a_belief_is_read_from_the_hypotheses_where_there_are_any() -> None:
+    lm = Lm({"mug": 2.0})
     lm._hypotheses = {  # type: ignore[attr-defined]
-        "mug": SimpleNamespace(evidence=[1, 2]),
-        "cup": SimpleNamespace(evidence=[3]),
+        "mug": SimpleNamespace(evidence=Evidence([1.0, 2.0])),
+        "cup": SimpleNamespace(evidence=Evidence([3.0])),
+        "bowl": SimpleNamespace(evidence=Evidence()),
     }
-    assert belief.of(lm).hypotheses == 3
+    read = belief.of(lm)
+    assert read.evidence == {"mug": 2.0, "cup": 3.0}
+    assert (read.most_likely, read.hypotheses) == ("cup", 3)
 
 
 def test_of_two_that_are_equal_montys_choice_comes_first() -> None:

@@ -44,6 +44,13 @@ def of(lm: Any) -> Belief:
 
 
 def _evidence(lm: Any) -> Dict[str, float]:
+    spaces = getattr(lm, "_hypotheses", None)
+    if isinstance(spaces, dict):  # what Monty's own method reads, too
+        return {
+            str(name): float(space.evidence.max())
+            for name, space in spaces.items()
+            if len(space.evidence)
+        }
     # Before 0.3x: get_evidence_for_each_graph.
     read = getattr(lm, "evidence_for_each_graph", None) or getattr(
         lm, "get_evidence_for_each_graph", None

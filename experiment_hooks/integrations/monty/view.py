@@ -48,6 +48,7 @@ class View:
         self._actions: Any = None
         self._beliefs: Optional[Dict[str, Belief]] = None
         self._told: Tuple[Any, Optional[Dict[str, Any]]] = (None, None)
+        self._turned: Dict[int, Tuple[Any, Optional[List[float]]]] = {}
         self._pictured = self._counted = float("-inf")
         # One object each, for good: they are handed over at every step.
         self.state = self._state
@@ -64,6 +65,7 @@ class View:
         """Nothing of an experiment is kept that has ended."""
         self._monty = self._observations = self._actions = self._beliefs = None
         self._told = None, None
+        self._turned = {}
 
     def beliefs(self) -> Dict[str, Belief]:
         """What the learning modules believe at this step; read once a step."""
@@ -105,6 +107,18 @@ class View:
             self._told = target, _target(target)
         return self._told[1]
 
+    def _learning_module(
+        self, number: int, lm: Any, beliefs: Dict[str, Belief]
+    ) -> Dict[str, Any]:
+        read = beliefs[f"LM_{number}"]
+        mlh = getattr(lm, "current_mlh", None) if read.most_likely is not None else None
+        rotation = mlh.get("rotation") if mlh else None
+        turned = self._turned.get(number)
+        if turned is None or turned[0] is not rotation:  # exploring leaves it as it is
+            turned = self._turned[number] = rotation, _degrees(rotation)
+        location = _vector(mlh.get("location")) if mlh else None
+        return {**_believed(lm, read), "location": location, "rotation": turned[1]}
+
     def _state(self) -> Made:
         monty = self._monty
         beliefs = self.beliefs()
@@ -113,7 +127,7 @@ class View:
             "phase": phase_of(monty),
             "target": self._target(getattr(monty, "primary_target", None)),
             "learning_modules": {
-                f"LM_{number}": _learning_module(lm, beliefs[f"LM_{number}"])
+                f"LM_{number}": self._learning_module(number, lm, beliefs)
                 for number, lm in enumerate(monty.learning_modules)
             },
             "sensors": _sensors(monty),
@@ -151,9 +165,7 @@ def target_name(target: Any) -> Optional[str]:
     return _text(name)
 
 
-def _learning_module(lm: Any, read: Belief) -> Dict[str, Any]:
-    mlh = getattr(lm, "current_mlh", None) if read.most_likely is not None else None
-    mlh = mlh or {}
+def _believed(lm: Any, read: Belief) -> Dict[str, Any]:
     return {
         "most_likely": read.most_likely,
         "objects": belief.objects_of(lm, read.most_likely),
@@ -165,8 +177,6 @@ def _learning_module(lm: Any, read: Belief) -> Dict[str, Any]:
         "known_objects": _known(lm),
         "terminal_state": _text(getattr(lm, "terminal_state", None)),
         "detected": _text(getattr(lm, "detected_object", None)),
-        "location": _vector(mlh.get("location")),
-        "rotation": _degrees(mlh.get("rotation")),
     }
 
 
