@@ -265,7 +265,8 @@ def test_a_stop_ends_it_well(monty: Monty, exporter: Exporter) -> None:
     episodes = exporter.episodes(told["run"])
     whole = [one for one in episodes if one["outcome"] != "stopped"]
     assert len(run.rows(f"{name}/train_stats.csv")) == len(whole) > 0
-    assert len(episodes) - len(whole) == 1
+    # It may have come between two episodes: then none was left in the middle.
+    assert len(episodes) - len(whole) <= 1
     assert "Done running" in run.output
     assert "Traceback" not in run.output
 
