@@ -1,0 +1,80 @@
+"""Monty's step hook where something is odd: models, names, copies, processes, ends."""
+
+import pytest
+
+import experiment_hooks as eh
+from experiment_hooks import wire
+from experiment_hooks.integrations.monty import (
+    StepHook,
+    facts,
+    options,
+)
+from experiment_hooks.testing import Listener
+from tests.monty_stand_in import Experiment, Lm, Model
+from tests.support import eventually
+
+
+def two_lms() -> Model:
+    return Model([Lm({"mug": 2.0, "bowl": 1.5}), Lm({"bowl": 1.0, "mug": 0.5})])
+
+
+def play(experiment: Experiment) -> Experiment:
+    with experiment:
+        experiment.run()
+    return experiment
+
+
+def ask_stop(listener: Listener, when: str) -> None:
+    """Have the run that is open stopped, and return when it knows."""
+    run = eh.current_run()
+    assert run is not None
+    eventually(lambda: run.url)  # before, nobody could tell it anything
+    listener.command("stop", when=when)
+    eventually(lambda: run._recorder.stop is not None)
+
+
+# --- names and words ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x" * 250, "x" * 200),
+        ("two\nlines", "two lines"),
+        (" ", "monty"),
+        ("", "monty"),
+        ("a run/of mine", "a run/of mine"),
+    ],
+)
+def test_a_run_name_of_any_kind_is_a_name(
+    listener: Listener, name: str, shown: str
+) -> None:
+    experiment = Experiment(two_lms(), StepHook())
+    experiment.config["logging"]["run_name"] = name
+    play(experiment)
+    (run,) = listener.records(wire.RunOpened)
+    assert run.experiment == shown
+
+
+def test_options_may_come_from_the_environment_as_texts() -> None:
+    found, problems = options.read(
+        {"disabled": "true", "images": "False", "top_k": "3"}
+    )
+    assert (found.disabled, found.images, found.top_k) == (True, False, 3)
+    assert problems == []
+
+
+def test_an_option_without_bounds_is_said_and_left_out() -> None:
+    found, (problem,) = options.read({"top_k": float("inf"), "name": " \n"})
+    assert found == options.Options()
+    assert "episight.top_k=inf" in problem
+
+
+def test_the_targets_among_distractors_are_the_episodes_to_expect() -> None:
+    names = {"targets_list": ["mug", "bowl"], "num_distractors": 3}
+    config = {
+        "do_eval": True,
+        "n_eval_epochs": 2,
+        "eval_env_interface_args": {"object_names": names},
+    }
+    assert facts.expected_episodes(config) == {"eval": 4}
