@@ -1,5 +1,9 @@
 """Monty's step hook where something is odd: models, names, copies, processes, ends."""
 
+import copy
+import pickle
+from typing import Any
+
 import pytest
 
 import experiment_hooks as eh
@@ -31,6 +35,43 @@ def ask_stop(listener: Listener, when: str) -> None:
     eventually(lambda: run.url)  # before, nobody could tell it anything
     listener.command("stop", when=when)
     eventually(lambda: run._recorder.stop is not None)
+
+
+# --- models ---------------------------------------------------------------------------
+
+
+def test_a_copy_of_the_model_is_a_model_of_its_own(listener: Listener) -> None:
+    """Also one by way of pickle, and nothing of ours is in that."""
+    copies = []
+
+    class Copying(Experiment):
+        def post_episode(self, steps: int) -> None:
+            super().post_episode(steps)
+            pickled = pickle.dumps(self.model)
+            assert b"experiment_hooks" not in pickled
+            for one in (copy.deepcopy(self.model), pickle.loads(pickled)):
+                one.step()
+                copies.append(one.episode_steps - self.model.episode_steps)
+
+    play(Copying(two_lms(), StepHook()))
+    assert copies == [1] * 8
+    assert [one.steps for one in listener.episodes()] == [5] * 4
+
+
+def test_who_stands_in_the_place_of_a_method_already_has_it_again(
+    listener: Listener,
+) -> None:
+    model, calls = two_lms(), []
+    original = model.step
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return original(*arguments)
+
+    model.step = counted  # type: ignore[method-assign]
+    play(Experiment(model, StepHook()))
+    assert model.step is counted
+    assert len(calls) == 20
 
 
 # --- names and words ------------------------------------------------------------------

@@ -29,6 +29,7 @@ from experiment_hooks.integrations.monty.former import Broadcaster
 from experiment_hooks.integrations.monty.lines import Lines
 from experiment_hooks.integrations.monty.numbers import Numbers
 from experiment_hooks.integrations.monty.options import Options
+from experiment_hooks.integrations.monty.stand_in import Made, StandIn, stand_in
 from experiment_hooks.integrations.monty.view import (
     View,
     phase_of,
@@ -77,7 +78,7 @@ class Watch:
         self._numbers: Optional[Numbers] = None
         self._lines: Optional[Lines] = None
         self._view = View(options, self._seen)
-        self._stand_ins: List[Any] = []
+        self._stand_ins: List[Optional[StandIn]] = []
 
     @property
     def in_episode(self) -> bool:
@@ -196,16 +197,14 @@ class Watch:
         self._stand_in(monty, end, self._episode_ends)
         _watching.add(self)
 
-    def _stand_in(self, owner: Any, name: str, made: Callable[..., Any]) -> None:
-        original = getattr(owner, name, None)
-        if original is not None:
-            setattr(owner, name, made(original))
-            self._stand_ins.append((owner, name))
+    def _stand_in(self, owner: Any, name: str, made: Made) -> None:
+        self._stand_ins.append(stand_in(owner, name, made))
 
     def _detach(self) -> None:
         while self._stand_ins:
-            owner, name = self._stand_ins.pop()
-            vars(owner).pop(name, None)
+            standing = self._stand_ins.pop()
+            if standing is not None:
+                standing.give_back()
         self._monty = None
         self._view.forget()
         if self._off and self._lines is not None:
@@ -369,8 +368,9 @@ class Watch:
         owes = facts.get(getattr(experiment, "config", None), _OWES)
         if experiment is None or (owes and within):
             raise stopped
-        logger.warning("episight: the run was asked to stop: Monty comes to its end")
-        stop.end_softly(experiment, within)
+        self._stand_ins += stop.end_softly(experiment, within)
+        with contextlib.suppress(Exception):
+            logger.warning("episight: asked to stop: Monty comes to its end")
 
     # --- what goes wrong --------------------------------------------------------------
 
