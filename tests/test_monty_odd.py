@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -119,3 +121,92 @@ def test_the_targets_among_distractors_are_the_episodes_to_expect() -> None:
         "eval_env_interface_args": {"object_names": names},
     }
     assert facts.expected_episodes(config) == {"eval": 4}
+
+
+# --- ends -----------------------------------------------------------------------------
+
+
+def test_a_second_try_is_not_blamed_for_the_first(listener: Listener) -> None:
+    try:
+        raise RuntimeError("the arm is stuck")
+    except RuntimeError:
+        play(Experiment(two_lms(), StepHook()))
+    (end,) = listener.records(wire.RunClosed)
+    assert (end.ending, end.error) == ("completed", None)
+
+
+def test_an_experiment_may_run_again(listener: Listener) -> None:
+    experiment = Experiment(two_lms(), StepHook())
+    play(experiment)
+    play(experiment)
+    assert len(listener.episodes()) == 8
+    ends = [one.ending for one in listener.records(wire.RunClosed)]
+    assert ends == ["completed"] * 2
+
+
+def test_an_experiment_that_was_stopped_may_run_again(listener: Listener) -> None:
+    class Stopped(Experiment):
+        def run_step(self, step: int) -> None:
+            super().run_step(step)
+            if not self.rows and step == 2:
+                ask_stop(listener, "step")
+
+    experiment = Stopped(two_lms(), StepHook())
+    before = set(vars(experiment)) | {"broadcaster"}
+    play(experiment)
+    assert experiment.rows == []
+    assert set(vars(experiment)) == before
+    experiment.rows.append("once more")
+    play(experiment)
+    assert experiment.rows == ["once more", "mug", "bowl", "mug", "bowl"]
+    ends = [one.ending for one in listener.records(wire.RunClosed)]
+    assert ends == ["stopped", "completed"]
+
+
+def test_the_earlier_monitors_calls_know_nothing_of_a_stop(listener: Listener) -> None:
+    class Calling(Experiment):
+        def run_step(self, step: int) -> None:
+            super().run_step(step)
+            if step == 1:
+                ask_stop(listener, "now")
+                self.broadcaster.publish_metric("loss", 0.5)
+                self.broadcaster.publish_data("arm", {"angle": 1})
+                self.broadcaster.publish_state({"angle": 1})
+                self.broadcaster.publish_log("info", "still here")
+
+    experiment = play(Calling(two_lms(), StepHook()))
+    assert (experiment.rows, experiment.saved) == ([], 1)
+    assert listener.total("loss") == 0.5
+
+
+# --- processes ------------------------------------------------------------------------
+
+
+def test_each_experiment_of_the_handler_alone_is_a_run_of_its_own(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler_of_montys = ModuleType("monty_handlers")
+    handler_of_montys.MontyHandler = object  # type: ignore[attr-defined]
+    package = "tbp.monty.frameworks.loggers.monty_handlers"
+    monkeypatch.setitem(sys.modules, package, handler_of_montys)
+    for parent in ("tbp", "tbp.monty", "tbp.monty.frameworks"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(
+        sys.modules, "tbp.monty.frameworks.loggers", ModuleType("loggers")
+    )
+    name = "experiment_hooks.integrations.monty.handler"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    from experiment_hooks.integrations.monty.handler import EpisodeHandler
+
+    monkeypatch.delitem(sys.modules, name)
+    stats = {"LM_0": {"primary_performance": "correct"}}
+    for experiment in ("one", "two"):
+        handler = EpisodeHandler()
+        data = {"BASIC": {"train_stats": {0: stats}}}
+        handler.report_episode(data, f"/results/{experiment}", 0, "train")
+        assert pickle.loads(pickle.dumps(vars(handler))) == {}
+        handler.close()
+        handler.close()
+    told = [one.experiment for one in listener.records(wire.RunOpened)]
+    assert told == ["one", "two"]
+    assert len(listener.records(wire.RunClosed)) == 2

@@ -69,8 +69,10 @@ class Watch:
         self._episode: eh.Episode = NO_EPISODE
         self._phase: Any = None
         self._step_type: Any = None
-        self._terminal: List[Any] = []
+        self._terminal: Dict[int, Any] = {}
         self._stopped: Optional[RunStopped] = None
+        # An experiment may run while an error is handled: a second try, say.
+        self._handled: Optional[BaseException] = None
         self._stepping = False
         self._hookless = False
         self._finished = False
@@ -127,6 +129,8 @@ class Watch:
         self._off = True
         if run is None:
             return
+        if error is self._handled:
+            error = None
         with contextlib.suppress(Exception):
             self._detach()
         ending = error if error is not None else self._stopped
@@ -135,7 +139,7 @@ class Watch:
         with contextlib.suppress(RunStopped):
             self._episode.__exit__(kind, ending, trace)
         run.__exit__(kind, ending, trace)
-        self._experiment = None
+        self._experiment = self._handled = None
 
     def report(self, stats: Dict[str, Any]) -> None:
         """Monty's logger has computed the statistics of the episode that is open."""
@@ -181,7 +185,7 @@ class Watch:
     def _attach(self, monty: Any) -> None:
         """The first step of an experiment, or of a model that has replaced another."""
         self._detach()
-        self._monty = monty
+        self._monty, self._handled = monty, sys.exc_info()[1]
         if not self._hookless:
             self._experiment = _experiment_of(monty) or self._experiment
         if self._lines is None:
