@@ -1,10 +1,12 @@
 """Monty's step hook where something is odd: models, names, copies, processes, ends."""
 
 import copy
+import logging
+import logging.config
 import pickle
 import sys
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, List
 
 import pytest
 
@@ -12,6 +14,7 @@ import experiment_hooks as eh
 from experiment_hooks import wire
 from experiment_hooks.integrations.monty import (
     StepHook,
+    TelemetryHandler,
     facts,
     options,
 )
@@ -121,6 +124,61 @@ def test_the_targets_among_distractors_are_the_episodes_to_expect() -> None:
         "eval_env_interface_args": {"object_names": names},
     }
     assert facts.expected_episodes(config) == {"eval": 4}
+
+
+# --- logging --------------------------------------------------------------------------
+
+
+def test_an_event_may_have_fields_of_any_name(listener: Listener) -> None:
+    log = logging.getLogger("telemetry.tbp.monty.odd")
+    log.propagate = False  # as Monty's are
+
+    class Saying(Experiment):
+        def run_step(self, step: int) -> None:
+            super().run_step(step)
+            log.info(SimpleNamespace(kind="Own", name="mug", self=1, other=2))
+
+    play(Saying(two_lms(), StepHook()))
+    assert [one.steps for one in listener.episodes()] == [5] * 4
+    events = [one for one in listener.episodes()[0].events if one.name == "Own"]
+    assert events[0].attributes == {"its_name": "mug", "itself": 1, "other": 2}
+
+
+def test_what_is_no_event_of_montys_is_left_out() -> None:
+    class Own:
+        __slots__ = ("kind",)
+
+        def __init__(self) -> None:
+            self.kind = "Own"
+
+    log = logging.getLogger("telemetry.own")
+    log.setLevel(logging.INFO)
+    heard: List[Any] = []
+    log.addHandler(TelemetryHandler(lambda kind, fields: heard.append(kind)))
+    log.info(Own())
+    log.info("a line")
+    assert heard == []
+
+
+def test_the_telemetry_handler_may_be_named_in_a_configuration(
+    listener: Listener,
+) -> None:
+    handler = {"class": "experiment_hooks.integrations.monty.TelemetryHandler"}
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"live": handler},
+            "loggers": {"telemetry.named": {"level": "INFO", "handlers": ["live"]}},
+        }
+    )
+    log = logging.getLogger("telemetry.named")
+    event = SimpleNamespace(kind="NewGraphAdded", graph_id="new_object0")
+    log.info(event)  # there is no run: nobody hears it
+    with eh.open_run("told"):
+        log.info(event)
+    (line,) = listener.records(wire.LogLine)
+    assert (line.message, line.fields) == ("NewGraphAdded", {"graph_id": "new_object0"})
 
 
 # --- ends -----------------------------------------------------------------------------

@@ -352,7 +352,8 @@ class Watch:
     def _event(self, name: str, fields: Dict[str, Any]) -> None:
         # Called from within Monty's logging: a stop has to wait for the hook.
         with self._guarded():
-            self._episode.event(name, **fields)
+            renamed = {_SAID_ALREADY.get(key, key): fields[key] for key in fields}
+            self._episode.event(name, **renamed)
 
     # --- a stop -----------------------------------------------------------------------
 
@@ -402,6 +403,7 @@ class Watch:
         return True
 
 
+_SAID_ALREADY = {"name": "its_name", "self": "itself"}
 _OWES = "logging.log_parallel_wandb"
 
 
