@@ -3,10 +3,11 @@
 import copy
 import logging
 import logging.config
+import os
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
-from typing import Any, List
+from typing import Any, Dict, List
 
 import pytest
 
@@ -17,10 +18,11 @@ from experiment_hooks.integrations.monty import (
     TelemetryHandler,
     facts,
     options,
+    outcome,
 )
 from experiment_hooks.testing import Listener
 from tests.monty_stand_in import Experiment, Lm, Model
-from tests.support import eventually
+from tests.support import Pythons, eventually
 
 
 def two_lms() -> Model:
@@ -43,6 +45,37 @@ def ask_stop(listener: Listener, when: str) -> None:
 
 
 # --- models ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"_hypotheses": {"mug": 3}},
+        {"evidence": {"mug": 1.0}},
+        {"evidence_for_each_graph": lambda: None},
+        {"evidence_for_each_graph": lambda: (["mug"], [float("nan")])},
+    ],
+    ids=["spaces", "numbers", "nothing", "nan"],
+)
+def test_a_learning_module_of_ones_own_may_mean_something_else(
+    listener: Listener, own: Dict[str, Any]
+) -> None:
+    model = two_lms()
+    vars(model.learning_modules[1]).update(own)
+    play(Experiment(model, StepHook()))
+    assert [one.steps for one in listener.episodes()] == [5] * 4
+    assert listener.episodes()[0].results["evidence_margin"] == 2.5
+
+
+def test_learning_modules_may_come_and_go(listener: Listener) -> None:
+    class Growing(Model):
+        def step(self, *_: Any) -> List[str]:
+            taken = super().step()
+            self.learning_modules.append(Lm({"mug": 1.0}))
+            return taken
+
+    play(Experiment(Growing([]), StepHook()))
+    assert len(listener.episodes()) == 4
 
 
 def test_a_copy_of_the_model_is_a_model_of_its_own(listener: Listener) -> None:
@@ -127,6 +160,58 @@ def test_the_targets_among_distractors_are_the_episodes_to_expect() -> None:
 
 
 # --- logging --------------------------------------------------------------------------
+
+
+def test_a_log_handler_that_raises_does_not_reach_the_experiment(
+    listener: Listener,
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left on device")
+
+    class Odd(Model):
+        @property
+        def learning_modules(self) -> Any:  # type: ignore[override]
+            raise ValueError("there are none")
+
+        @learning_modules.setter
+        def learning_modules(self, value: Any) -> None:
+            pass
+
+        def reset(self) -> None:
+            self.step_type, self.episode_steps = "matching_step", 0
+
+    ours, broken = logging.getLogger("experiment_hooks"), Broken()
+    ours.addHandler(broken)
+    try:
+        hook = StepHook(no_such_option="and it is said")
+        assert hook("ctx", Odd([]), [], 0, {}, ["go"]) == ["go"]
+        hook.close()
+    finally:
+        ours.removeHandler(broken)
+
+
+def test_what_goes_unwatched_leaves_no_episode_open(listener: Listener) -> None:
+    class Breaking(Model):
+        @property
+        def step_type(self) -> str:
+            if self.episode_steps > 2:
+                raise ValueError("no such thing")
+            return "matching_step"
+
+        @step_type.setter
+        def step_type(self, value: str) -> None:
+            pass
+
+    hook, model = StepHook(name="breaking"), Breaking([Lm({"mug": 1.0})])
+    model.episode_steps = 1
+    hook("ctx", model, [], 0, {}, ["go"])
+    model.episode_steps = 3
+    hook("ctx", model, [], 1, {}, ["go"])
+    run = eh.current_run()
+    assert run is not None
+    assert not run._recorder.open
+    hook.close()
 
 
 def test_an_event_may_have_fields_of_any_name(listener: Listener) -> None:
@@ -221,6 +306,25 @@ def test_an_experiment_that_was_stopped_may_run_again(listener: Listener) -> Non
     assert ends == ["stopped", "completed"]
 
 
+def test_a_stop_at_the_last_moment_leaves_the_episode_its_outcome(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is in Monty's files by then."""
+    rows = {"LM_0": {"primary_performance": "correct"}}
+    monkeypatch.setattr(outcome, "stats_of", lambda *_: rows)
+
+    class Stopped(Experiment):
+        def post_episode(self, steps: int) -> None:
+            ask_stop(listener, "now")
+            super().post_episode(steps)
+
+    experiment = play(Stopped(two_lms(), StepHook()))
+    assert experiment.rows == ["mug"]
+    assert [one.outcome for one in listener.episodes()] == ["correct"]
+    (end,) = listener.records(wire.RunClosed)
+    assert end.ending == "stopped"
+
+
 def test_the_earlier_monitors_calls_know_nothing_of_a_stop(listener: Listener) -> None:
     class Calling(Experiment):
         def run_step(self, step: int) -> None:
@@ -237,7 +341,73 @@ def test_the_earlier_monitors_calls_know_nothing_of_a_stop(listener: Listener) -
     assert listener.total("loss") == 0.5
 
 
+def test_disabled_by_the_environment_is_next_to_nothing(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EPISIGHT_DISABLED", "1")
+
+    class Calling(Experiment):
+        def post_episode(self, steps: int) -> None:
+            assert set(vars(self.model)) == before
+            self.broadcaster.publish_metric("loss", 0.5)
+            super().post_episode(steps)
+
+    experiment = Calling(two_lms(), StepHook())
+    before = set(vars(experiment.model))
+    play(experiment)
+    assert len(experiment.rows) == 4
+    assert listener.heard() == []
+
+
 # --- processes ------------------------------------------------------------------------
+
+
+def test_in_a_process_of_multiprocessing_the_jobs_run_stays_the_jobs(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a launcher runs whole jobs in worker processes."""
+    monkeypatch.setattr("multiprocessing.parent_process", object)
+    run = eh.open_run("job").take_guests()
+    play(Experiment(two_lms(), StepHook(told=True)))
+    StepHook(told=True)  # run_parallel makes one more than it uses
+    assert not run.closed
+    run.end("completed")
+    assert len(listener.episodes()) == 4
+    assert len(listener.records(wire.RunClosed)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_is_a_source_of_its_own_that_ends_with_its_experiment(
+    run_python: Pythons, listener: Listener
+) -> None:
+    """Old Montys fork, and Python's pool kills its processes when all is done."""
+    run_python(
+        """
+        import multiprocessing, os, signal, warnings
+        import experiment_hooks as eh
+        from experiment_hooks.integrations.monty import StepHook
+        from tests.monty_stand_in import Experiment, Lm, Model
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        def work():
+            for _ in range(2):
+                model = Model([Lm({"mug": 1.0})])
+                with Experiment(model, StepHook(told=True)) as experiment:
+                    experiment.run()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with eh.open_run("job").take_guests():
+            child = multiprocessing.get_context("fork").Process(target=work)
+            child.start()
+            child.join()
+        """,
+        env={"EPISIGHT_ENDPOINT": listener.endpoint},
+    )
+    (run,) = {one.run for one in listener.records(wire.RunOpened)}
+    assert len(listener.episodes()) == 8
+    ended = listener.records(wire.SourceClosed)
+    assert [one.run for one in ended] == [run] * 3
 
 
 def test_each_experiment_of_the_handler_alone_is_a_run_of_its_own(

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Type
 
 import experiment_hooks as eh
+from experiment_hooks.disabled import NoRun
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.integrations.monty import facts, outcome, stop
 from experiment_hooks.integrations.monty.belief import Belief
@@ -93,7 +94,9 @@ class Watch:
         """Join the run before there is an experiment."""
         if not self._off:
             with self._guarded():
-                self._run = self._opened({}).take_guests()
+                run = self._opened({})
+                # Where the callback is in this process too, the run is the callback's.
+                self._run = run if run.takes_guests else run.take_guests()
 
     def step(self, monty: Any, observations: Any, actions: Any) -> None:
         """A step was made; Monty has chosen its actions.
@@ -190,11 +193,14 @@ class Watch:
             self._experiment = _experiment_of(monty) or self._experiment
         if self._lines is None:
             run = self._run = self._introduced()
-            self._numbers = Numbers(run, self._options)
-            self._lines = Lines(run, self._options, self._event)
             if not hasattr(self._experiment, "broadcaster"):
                 with contextlib.suppress(AttributeError):  # none, or it takes nothing
                     self._experiment.broadcaster = Broadcaster(run)
+            if isinstance(run, NoRun):
+                self._off = True
+                return
+            self._numbers = Numbers(run, self._options)
+            self._lines = Lines(run, self._options, self._event)
         self._stand_in(monty, "step", self._model_step)
         self._stand_in(monty, "motor_only_step", self._motor_only_step)
         end = "update_ltm" if hasattr(monty, "update_ltm") else "post_episode"
@@ -270,7 +276,7 @@ class Watch:
         self._run.heed_stop()
         counters = _counters(experiment)
         self._left, self._finished, self._phase = 0.0, False, None
-        self._terminal = [None] * len(monty.learning_modules)
+        self._terminal = {}
         self._episode = self._run.episode(
             mode=mode,
             epoch=None if _is_part(experiment) else counters.get(f"{mode}_epochs"),
@@ -288,7 +294,7 @@ class Watch:
             self._enter_phase(monty)
         for number, lm in enumerate(monty.learning_modules):
             reached = getattr(lm, "terminal_state", None)
-            if reached != self._terminal[number]:
+            if reached != self._terminal.get(number):
                 self._reached(number, lm, reached)
         episode.step(view.state, view.scores, view.images)
         self._left = time.perf_counter()
@@ -346,8 +352,10 @@ class Watch:
             self._numbers.step(ended - began, environment)
 
     def _seen(self, beliefs: Dict[str, Belief]) -> None:
-        if self._numbers is not None:
-            self._numbers.seen(self._episode.mode, beliefs)
+        # A stop that comes here is raised again where the episode is told of it.
+        with contextlib.suppress(RunStopped):
+            if self._numbers is not None:
+                self._numbers.seen(self._episode.mode, beliefs)
 
     def _event(self, name: str, fields: Dict[str, Any]) -> None:
         # Called from within Monty's logging: a stop has to wait for the hook.
@@ -398,8 +406,11 @@ class Watch:
             return True
         if not isinstance(error, Exception):
             return False
-        logger.warning("episight: Monty goes on unwatched", exc_info=error)
         self._off = True
+        with contextlib.suppress(Exception):
+            self._end()
+        with contextlib.suppress(Exception):  # somebody's log handler has raised, say
+            logger.warning("episight: Monty goes on unwatched", exc_info=error)
         return True
 
 
