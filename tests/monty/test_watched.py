@@ -265,7 +265,7 @@ def test_a_stop_ends_it_well(monty: Monty, exporter: Exporter) -> None:
     episodes = exporter.episodes(told["run"])
     whole = [one for one in episodes if one["outcome"] != "stopped"]
     assert len(run.rows(f"{name}/train_stats.csv")) == len(whole) > 0
-    assert len(episodes) - len(whole) == 1
+    assert len(episodes) - len(whole) <= 1  # none where it came between two
     assert "Done running" in run.output
     assert "Traceback" not in run.output
 
