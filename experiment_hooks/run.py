@@ -514,6 +514,7 @@ class Run:
         _inherited.append((self._line, self._sender))
         self._line = self._sender = None
         self._closing = threading.RLock()
+        self._guests = None  # a run that is opened here is a source of its own
         self._recorder.mute()
         self._recorder.forked(self._first_use)
 

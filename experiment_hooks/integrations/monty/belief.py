@@ -8,6 +8,8 @@ a learning module, no state.
 from heapq import nlargest
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+from experiment_hooks.integrations.monty.say import say_once
+
 NOTHING_YET = "patch_off_object"
 """What Monty gives as the only object's name before there is any hypothesis."""
 
@@ -32,8 +34,23 @@ class Belief(NamedTuple):
     hypotheses: Optional[int]
 
 
+NOTHING = Belief({}, None, None, None, None, None)
+
+
 def of(lm: Any) -> Belief:
-    """What ``lm`` believes; empty for what has no evidence."""
+    """What ``lm`` believes; empty for what has no evidence.
+
+    Never raises: by the same names one's own learning module may mean something else.
+    """
+    try:
+        return _of(lm)
+    except Exception as error:
+        kind, why = type(lm).__name__, type(error).__name__
+        say_once(f"what a learning module {kind} believes cannot be read: {why}")
+        return NOTHING
+
+
+def _of(lm: Any) -> Belief:
     evidence = _evidence(lm)
     first, second = _two_highest(lm, evidence)
     highest = evidence.get(first) if first is not None else None

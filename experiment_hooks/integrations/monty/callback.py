@@ -11,7 +11,9 @@ step hook that is there already comes to be the first of the two.
 """
 
 import logging
+import re
 import sys
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -29,6 +31,11 @@ logger = logging.getLogger("experiment_hooks")
 HOOK = "experiment_hooks.integrations.monty.StepHook"
 BUILD = "experiment_hooks.integrations.monty.build"
 NODE = "episight"
+_NO_MONTY = (
+    "there is no experiment.config here, so the job is watched as any is; say "
+    "+episight=hydra"
+)
+_RELATIVE = re.compile(r"\$\{(\.+)")
 
 
 class Callback(jobs.Episight):
@@ -44,12 +51,12 @@ class Callback(jobs.Episight):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Open the run; in a multirun put the step hook in place, too."""
         self._parallel = _is_parallel(kwargs.get("task_function"))
-        if _options(config).disabled:
-            return
         try:
+            if _options(config).disabled:
+                return
             # Of a multirun's jobs there is no earlier word, and this one comes with a
             # copy: the configuration that the job will use is the caller's own.
-            if not _is_installed(config):
+            if _is_monty(config) and not _is_installed(config):
                 _install(_of_the_job())
         except Exception:
             logger.warning("episight: Monty's steps go unwatched", exc_info=True)
@@ -57,6 +64,14 @@ class Callback(jobs.Episight):
 
     def _opened(self, config: DictConfig) -> eh.Run:
         options = _options(config)
+        # Not its id: by the environment the run would be somebody else's.
+        with environment(replace(options, run_id=None)):
+            if not _is_monty(config):
+                say_once(_NO_MONTY)
+                return super()._opened(config)
+            return self._opened_for_monty(config, options)
+
+    def _opened_for_monty(self, config: DictConfig, options: Options) -> eh.Run:
         monty = config.experiment.config
         kind = facts.short_name(facts.get(config, "experiment._target_"))
         given: Dict[str, Any] = {
@@ -73,8 +88,7 @@ class Callback(jobs.Episight):
             **self._options,
         }
         name = self._name or options.name or facts.run_name(monty) or "monty"
-        with environment(options):
-            run = eh.open_run(name, stoppable=True, **given)
+        run = eh.open_run(name, stoppable=True, **given)
         return run.take_guests().__enter__()
 
     def _close(self, error: Optional[BaseException]) -> None:
@@ -98,12 +112,17 @@ def _options(config: DictConfig) -> Options:
 
 
 def _given(config: DictConfig) -> Dict[str, Any]:
+    """What the node says, before what the earlier monitor's settings mean."""
+    found = former.options(facts.get(config, "experiment.config"))
     node = config.get(NODE)
-    if node is None:
-        return {}
-    said = OmegaConf.to_container(node, resolve=True)
+    said = OmegaConf.to_container(node, resolve=True) if node is not None else {}
     assert isinstance(said, dict)
-    return {str(name): value for name, value in said.items() if value is not None}
+    found.update({str(key): value for key, value in said.items() if value is not None})
+    return found
+
+
+def _is_monty(config: DictConfig) -> bool:
+    return facts.get(config, "experiment.config") is not None
 
 
 def _is_installed(config: DictConfig) -> bool:
@@ -114,10 +133,12 @@ def _is_installed(config: DictConfig) -> bool:
 
 def _install(config: DictConfig) -> None:
     """Let the configuration of a job name our step hook, with what it has to know."""
+    if not _is_monty(config):
+        return
     monty = config.experiment.config
     for sentence in former.said(config):
         say_once(sentence)
-    options = {**former.options(monty), **_given(config)}
+    options = _given(config)
     if read(options)[0].disabled or _is_installed(config):
         return
     options.setdefault("name", facts.run_name(monty) or "monty")
@@ -131,8 +152,24 @@ def _install(config: DictConfig) -> None:
             return
         first = monty.get("step_hook")
         if first is not None:
-            hook["first"] = first
+            written: Any = OmegaConf.to_container(monty, resolve=False)
+            hook["first"] = _deeper(written["step_hook"])
         monty.step_hook = hook
+
+
+def _deeper(node: Any, depth: int = 1) -> Any:
+    """A node that comes to be a level deeper; ``depth`` levels of it are around.
+
+    Relative interpolations that lead out of it (``${..logging.run_name}``) have a level
+    more to go.
+    """
+    if isinstance(node, dict):
+        return {key: _deeper(value, depth + 1) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_deeper(value, depth + 1) for value in node]
+    if not isinstance(node, str):
+        return node
+    return _RELATIVE.sub(lambda found: found[0] + "." * (len(found[1]) >= depth), node)
 
 
 def _has_step_hooks() -> bool:

@@ -14,6 +14,7 @@ _PARALLEL = re.compile(r"-parallel_(?:eval_episode_\d+|train_episode_.+)$")
 _COUNTS = ("n_train_epochs", "n_eval_epochs", "seed", "do_train", "do_eval")
 _LIMITS = ("max_train_steps", "max_eval_steps", "max_total_steps")
 _MOST_VALUES = 50
+_LONGEST_NAME = 200
 
 
 def get(node: Any, path: str) -> Any:
@@ -28,8 +29,13 @@ def get(node: Any, path: str) -> Any:
 
 def run_name(config: Any) -> Optional[str]:
     """The run's name; in a process of ``run_parallel`` that of the whole."""
-    name = get(config, "logging.run_name")
-    return _PARALLEL.sub("", str(name)) or None if name else None
+    return label(_PARALLEL.sub("", str(get(config, "logging.run_name") or "")))
+
+
+def label(name: Any) -> Optional[str]:
+    """A text as the name of a run: one line, not too long; None if nothing is left."""
+    said = "".join(one if one.isprintable() else " " for one in str(name))
+    return " ".join(said.split())[:_LONGEST_NAME] or None
 
 
 def is_part(config: Any) -> bool:
@@ -89,7 +95,9 @@ def names(config: Any, mode: str) -> list:  # type: ignore[type-arg]
     """The objects (or scenes) of an epoch, in their order."""
     for key in ("object_names", "scenes"):
         given = get(config, f"{mode}_env_interface_args.{key}")
-        if given is not None and not hasattr(given, "keys"):
+        if hasattr(given, "keys"):  # with others beside the object that is meant
+            given = get(given, "targets_list")
+        if given is not None:
             return list(given)
     return []
 

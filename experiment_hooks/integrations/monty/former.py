@@ -4,8 +4,10 @@ Its keys in ``experiment.config`` are understood where they mean something here,
 answered with a sentence. And its ``experiment.broadcaster``, for code that calls it.
 """
 
-from typing import Any, Awaitable, Dict, List
+from typing import Any, Awaitable, Callable, Dict, List
 
+from experiment_hooks.errors import RunStopped
+from experiment_hooks.finished import FINISHED
 from experiment_hooks.integrations.monty import facts
 from experiment_hooks.run import Run
 
@@ -51,17 +53,33 @@ def said(config: Any) -> List[str]:
 class Broadcaster:
     """``experiment.broadcaster``, as it was: the same calls, by the run.
 
+    Who calls it knows nothing of a stop: that is raised again at the next step, from
+    which Monty comes to its end.
+
     Args:
         run: where they go. All its calls return at once, from any thread; what they
             return may be awaited.
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self.publish_metric = run.publish_metric
-        self.publish_log = run.publish_log
-        self.publish_state = run.publish_state
+        self.publish_metric = _calm(run.publish_metric)
+        self.publish_log = _calm(run.publish_log)
+        self.publish_state = _calm(run.publish_state)
+        self._publish_data = _calm(run.publish_data)
 
     def publish_data(self, stream_name: str, data: Any) -> Awaitable[None]:
         """A named data stream's newest value."""
-        return self._run.publish_data(stream_name, data)
+        return self._publish_data(stream_name, data)
+
+
+Publish = Callable[..., Awaitable[None]]
+
+
+def _calm(publish: Publish) -> Publish:
+    def published(*args: Any, **kwargs: Any) -> Awaitable[None]:
+        try:
+            return publish(*args, **kwargs)
+        except RunStopped:
+            return FINISHED
+
+    return published

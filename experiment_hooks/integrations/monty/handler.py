@@ -10,14 +10,17 @@ has computed is used, instead of being computed once more.
 Where Monty logs nothing (SILENT: most pretraining) it is never called.
 """
 
+import sys
 from pathlib import PurePath
-from typing import Any
+from typing import Any, List
 
 from tbp.monty.frameworks.loggers.monty_handlers import MontyHandler
 
 import experiment_hooks as eh
-from experiment_hooks.integrations.monty import outcome, watch
+from experiment_hooks.integrations.monty import facts, outcome, watch
 from experiment_hooks.integrations.monty.say import say_once
+
+_opened: List[eh.Run] = []
 
 
 class EpisodeHandler(MontyHandler):  # type: ignore[misc]
@@ -45,7 +48,9 @@ class EpisodeHandler(MontyHandler):  # type: ignore[misc]
             say_once(f"an episode was not reported: {type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """The experiment is over, and so is the run that was opened for it here."""
+        while _opened:
+            _opened.pop().__exit__(*sys.exc_info())
 
     @classmethod
     def log_level(cls) -> str:
@@ -54,12 +59,16 @@ class EpisodeHandler(MontyHandler):  # type: ignore[misc]
 
 
 def _run(output_dir: Any) -> eh.Run:
-    """The run that is open, or one that ends with the process."""
-    return eh.current_run() or eh.open_run(
-        PurePath(output_dir).name or "monty",
-        tags={"kind": "monty"},
-        success=outcome.SUCCESS,
-    )
+    """The run that is open, or one that ends with the experiment."""
+    run = eh.current_run()
+    if run is None:
+        run = eh.open_run(
+            facts.label(PurePath(output_dir).name) or "monty",
+            tags={"kind": "monty"},
+            success=outcome.SUCCESS,
+        )
+        _opened.append(run)
+    return run
 
 
 def _tell(run: eh.Run, stats: Any, mode: str, episode: int) -> None:

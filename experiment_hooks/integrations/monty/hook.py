@@ -36,10 +36,10 @@ class StepHook:
         self._first = first
         self._told = told
         self._given = options
-        found, problems = read(options)
+        self._options, problems = read(options)
         for problem in problems:
             say_once(problem)
-        self._watch = Watch(found, told)
+        self._watch = Watch(self._options, told)
         if multiprocessing.parent_process() is not None:
             self._watch.open()
 
@@ -64,11 +64,13 @@ class StepHook:
         """The experiment is over: Monty calls this first, by whatever it ended."""
         # Called in a with statement's exit: what ended it is being handled.
         error = sys.exc_info()[1]
+        # The experiment, and so the hook, may be used again.
+        watch, self._watch = self._watch, Watch(self._options, self._told)
         try:
             if self._first is not None:
                 self._first.close()
         finally:
-            self._watch.close(error)
+            watch.close(error)
 
     def watch(self, experiment: Any) -> None:
         """See the steps of an experiment that calls no step hook; see ``build``."""

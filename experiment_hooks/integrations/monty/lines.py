@@ -4,11 +4,14 @@ Handlers that are added to Monty's loggers while an experiment is watched, and t
 away with it: ``experiment.config`` knows nothing of them.
 """
 
+import contextlib
 import logging
+import time
 from typing import Any, Callable, Dict, List, Tuple
 
 from experiment_hooks.integrations.monty.options import Options
 from experiment_hooks.logs import LogHandler
+from experiment_hooks.process import current_run
 from experiment_hooks.run import Run
 
 LOGS = "tbp.monty"
@@ -19,30 +22,33 @@ EVERY_STEP = frozenset({"GlobalMatchingStep"})
 Told = Callable[[str, Dict[str, Any]], None]
 
 
+def _to_the_run(kind: str, fields: Dict[str, Any]) -> None:
+    run = current_run()
+    if run is not None:
+        run.log("info", kind, TELEMETRY, fields, time.time())
+
+
 class TelemetryHandler(logging.Handler):
     """Turns Monty's telemetry events (0.5x) into calls of ``told``.
 
     Args:
-        told: takes an event's kind and its fields.
+        told: takes an event's kind and its fields. By default an event is a log line of
+            the run, as where the handler is named in Monty's configuration.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: Told = _to_the_run) -> None:
         super().__init__()
         self._told = told
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell of one event; what is no telemetry event is left out."""
+        """Tell of one event; what is none, or cannot be told, is left out."""
         event = record.msg
-        kind = getattr(event, "kind", None)
-        if kind is None or kind in EVERY_STEP:
-            return
-        # Its fields as they are: they are made plain where they are recorded.
-        fields = {**vars(event), **(getattr(event, "model_extra", None) or {})}
-        fields.pop("kind", None)
-        self._told(str(kind), fields)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """An event that cannot be told is left out."""
+        with contextlib.suppress(Exception):
+            # Its fields as they are: they are made plain where they are recorded.
+            fields = {**vars(event), **(getattr(event, "model_extra", None) or {})}
+            kind = str(fields.pop("kind"))
+            if kind not in EVERY_STEP:
+                self._told(kind, fields)
 
 
 class Lines:

@@ -9,6 +9,7 @@ import importlib
 from typing import Any, Callable
 
 from experiment_hooks.integrations.monty.hook import StepHook
+from experiment_hooks.integrations.monty.stand_in import stand_in
 
 
 def build(made: str, watched: Any, **config: Any) -> Any:
@@ -22,8 +23,8 @@ def build(made: str, watched: Any, **config: Any) -> Any:
     module, _, name = made.rpartition(".")
     experiment = getattr(importlib.import_module(module), name)(**config)
     if isinstance(watched, StepHook):
-        _stand_in(experiment, "setup_experiment", _after_setup(experiment, watched))
-        _stand_in(experiment, "close", _before_close(watched))
+        stand_in(experiment, "setup_experiment", _after_setup(experiment, watched))
+        stand_in(experiment, "close", _before_close(watched))
     return experiment
 
 
@@ -48,7 +49,3 @@ def _before_close(hook: StepHook) -> Callable[..., Any]:
         return close
 
     return made
-
-
-def _stand_in(owner: Any, name: str, made: Callable[..., Any]) -> None:
-    setattr(owner, name, made(getattr(owner, name)))

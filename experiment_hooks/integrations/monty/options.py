@@ -8,6 +8,8 @@ word here is no reason for an experiment to end.
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from experiment_hooks.integrations.monty.facts import label
+
 
 @dataclass(frozen=True)
 class Options:
@@ -58,9 +60,12 @@ def read(given: Mapping[str, Any]) -> Tuple[Options, List[str]]:
         elif value is not None:
             try:
                 said[name] = _as(name, known[name], value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 problems.append(f"episight.{name}={value!r}: {error}; left out")
     return Options(**said), problems
+
+
+_WORDS = {"true": True, "false": False}
 
 
 def _as(name: str, default: Any, value: Any) -> Any:
@@ -69,14 +74,15 @@ def _as(name: str, default: Any, value: Any) -> Any:
             raise TypeError("give a mapping, {name: value}")
         return {str(key): one for key, one in value.items()}
     if isinstance(default, bool):
-        if not isinstance(value, bool):
+        said = _WORDS.get(str(value).lower())  # a text, if it is from the environment
+        if said is None:
             raise TypeError("give true or false")
-        return value
+        return said
     if name in ("top_k", "objects"):
         return _above("a whole number, 0 or more", int(value), 0)
     if name in ("promise", "image_rate", "log_rate"):
         return _above("a number above 0", float(value), 1e-9)
-    return str(value)
+    return label(value) if name == "name" else str(value)
 
 
 def _above(what: str, number: Any, least: float) -> Any:

@@ -1,5 +1,6 @@
 """What is said to people about how Monty is watched: each sentence once a process."""
 
+import contextlib
 import logging
 from typing import Set
 
@@ -12,4 +13,5 @@ def say_once(sentence: str) -> None:
     """Warn of something that has no effect, with what to do instead."""
     if sentence not in _said:
         _said.add(sentence)
-        logger.warning("episight: %s", sentence)
+        with contextlib.suppress(Exception):  # somebody's log handler has raised, say
+            logger.warning("episight: %s", sentence)

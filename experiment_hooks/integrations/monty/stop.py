@@ -10,27 +10,35 @@ The episode that is open ends by ``_recognition_complete`` (0.5x) or by the mode
 being done (before).
 """
 
-from typing import Any
+from typing import Any, Callable, List, Optional
+
+from experiment_hooks.integrations.monty.stand_in import Made, StandIn, stand_in
 
 
-def end_softly(experiment: Any, within: bool) -> None:
+def end_softly(experiment: Any, within: bool) -> List[Optional[StandIn]]:
     """Let ``experiment`` come to its end.
 
     Args:
         experiment: Monty's experiment, in the midst of ``run``.
         within: whether an episode is to be left in the middle.
+
+    Returns:
+        What stands in for its methods, to be given back when it has ended.
     """
+    quiet = ["run_epoch", "train", "evaluate"]
+    standing = [stand_in(experiment, "run_episode", _always(_NoEpisode(experiment)))]
     if within:
-        experiment.post_episode = _nothing
-        experiment._recognition_complete = _yes
+        quiet.append("post_episode")
+        standing.append(stand_in(experiment, "_recognition_complete", _always(_yes)))
         for name in ("set_done", "set_is_done"):
             done = getattr(experiment.model, name, None)
             if done is not None:
                 done()
-    experiment.run_episode = _NoEpisode(experiment)
-    experiment.run_epoch = _nothing
-    experiment.train = _nothing
-    experiment.evaluate = _nothing
+    return standing + [stand_in(experiment, name, _always(_nothing)) for name in quiet]
+
+
+def _always(call: Callable[..., Any]) -> Made:
+    return lambda original: call
 
 
 class _NoEpisode:

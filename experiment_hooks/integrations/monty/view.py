@@ -226,7 +226,8 @@ def _sensors(monty: Any) -> Dict[str, Any]:
 
 def _motor(monty: Any, actions: Any) -> Dict[str, Any]:
     motor: Dict[str, Any] = {"actions": [_action(one) for one in actions[:MAX_ACTIONS]]}
-    sequence = getattr(monty.motor_system, "action_sequence", None)
+    system = getattr(monty, "motor_system", None)
+    sequence = getattr(system, "action_sequence", None)
     states = sequence[-1][1] if sequence else None
     for name, agent in (states or {}).items():
         rotation = getattr(agent, "rotation", None)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Type
 
 import experiment_hooks as eh
+from experiment_hooks.disabled import NoRun
 from experiment_hooks.errors import RunStopped
 from experiment_hooks.integrations.monty import facts, outcome, stop
 from experiment_hooks.integrations.monty.belief import Belief
@@ -29,6 +30,7 @@ from experiment_hooks.integrations.monty.former import Broadcaster
 from experiment_hooks.integrations.monty.lines import Lines
 from experiment_hooks.integrations.monty.numbers import Numbers
 from experiment_hooks.integrations.monty.options import Options
+from experiment_hooks.integrations.monty.stand_in import Made, StandIn, stand_in
 from experiment_hooks.integrations.monty.view import (
     View,
     phase_of,
@@ -68,8 +70,10 @@ class Watch:
         self._episode: eh.Episode = NO_EPISODE
         self._phase: Any = None
         self._step_type: Any = None
-        self._terminal: List[Any] = []
+        self._terminal: Dict[int, Any] = {}
         self._stopped: Optional[RunStopped] = None
+        # An experiment may run while an error is handled: a second try, say.
+        self._handled: Optional[BaseException] = None
         self._stepping = False
         self._hookless = False
         self._finished = False
@@ -77,7 +81,7 @@ class Watch:
         self._numbers: Optional[Numbers] = None
         self._lines: Optional[Lines] = None
         self._view = View(options, self._seen)
-        self._stand_ins: List[Any] = []
+        self._stand_ins: List[Optional[StandIn]] = []
 
     @property
     def in_episode(self) -> bool:
@@ -90,7 +94,9 @@ class Watch:
         """Join the run before there is an experiment."""
         if not self._off:
             with self._guarded():
-                self._run = self._opened({}).take_guests()
+                run = self._opened({})
+                # Where the callback is in this process too, the run is the callback's.
+                self._run = run if run.takes_guests else run.take_guests()
 
     def step(self, monty: Any, observations: Any, actions: Any) -> None:
         """A step was made; Monty has chosen its actions.
@@ -126,6 +132,8 @@ class Watch:
         self._off = True
         if run is None:
             return
+        if error is self._handled:
+            error = None
         with contextlib.suppress(Exception):
             self._detach()
         ending = error if error is not None else self._stopped
@@ -134,7 +142,7 @@ class Watch:
         with contextlib.suppress(RunStopped):
             self._episode.__exit__(kind, ending, trace)
         run.__exit__(kind, ending, trace)
-        self._experiment = None
+        self._experiment = self._handled = None
 
     def report(self, stats: Dict[str, Any]) -> None:
         """Monty's logger has computed the statistics of the episode that is open."""
@@ -180,32 +188,33 @@ class Watch:
     def _attach(self, monty: Any) -> None:
         """The first step of an experiment, or of a model that has replaced another."""
         self._detach()
-        self._monty = monty
+        self._monty, self._handled = monty, sys.exc_info()[1]
         if not self._hookless:
             self._experiment = _experiment_of(monty) or self._experiment
         if self._lines is None:
             run = self._run = self._introduced()
-            self._numbers = Numbers(run, self._options)
-            self._lines = Lines(run, self._options, self._event)
             if not hasattr(self._experiment, "broadcaster"):
                 with contextlib.suppress(AttributeError):  # none, or it takes nothing
                     self._experiment.broadcaster = Broadcaster(run)
+            if isinstance(run, NoRun):
+                self._off = True
+                return
+            self._numbers = Numbers(run, self._options)
+            self._lines = Lines(run, self._options, self._event)
         self._stand_in(monty, "step", self._model_step)
         self._stand_in(monty, "motor_only_step", self._motor_only_step)
         end = "update_ltm" if hasattr(monty, "update_ltm") else "post_episode"
         self._stand_in(monty, end, self._episode_ends)
         _watching.add(self)
 
-    def _stand_in(self, owner: Any, name: str, made: Callable[..., Any]) -> None:
-        original = getattr(owner, name, None)
-        if original is not None:
-            setattr(owner, name, made(original))
-            self._stand_ins.append((owner, name))
+    def _stand_in(self, owner: Any, name: str, made: Made) -> None:
+        self._stand_ins.append(stand_in(owner, name, made))
 
     def _detach(self) -> None:
         while self._stand_ins:
-            owner, name = self._stand_ins.pop()
-            vars(owner).pop(name, None)
+            standing = self._stand_ins.pop()
+            if standing is not None:
+                standing.give_back()
         self._monty = None
         self._view.forget()
         if self._off and self._lines is not None:
@@ -267,7 +276,7 @@ class Watch:
         self._run.heed_stop()
         counters = _counters(experiment)
         self._left, self._finished, self._phase = 0.0, False, None
-        self._terminal = [None] * len(monty.learning_modules)
+        self._terminal = {}
         self._episode = self._run.episode(
             mode=mode,
             epoch=None if _is_part(experiment) else counters.get(f"{mode}_epochs"),
@@ -285,7 +294,7 @@ class Watch:
             self._enter_phase(monty)
         for number, lm in enumerate(monty.learning_modules):
             reached = getattr(lm, "terminal_state", None)
-            if reached != self._terminal[number]:
+            if reached != self._terminal.get(number):
                 self._reached(number, lm, reached)
         episode.step(view.state, view.scores, view.images)
         self._left = time.perf_counter()
@@ -343,13 +352,16 @@ class Watch:
             self._numbers.step(ended - began, environment)
 
     def _seen(self, beliefs: Dict[str, Belief]) -> None:
-        if self._numbers is not None:
-            self._numbers.seen(self._episode.mode, beliefs)
+        # A stop that comes here is raised again where the episode is told of it.
+        with contextlib.suppress(RunStopped):
+            if self._numbers is not None:
+                self._numbers.seen(self._episode.mode, beliefs)
 
     def _event(self, name: str, fields: Dict[str, Any]) -> None:
         # Called from within Monty's logging: a stop has to wait for the hook.
         with self._guarded():
-            self._episode.event(name, **fields)
+            renamed = {_SAID_ALREADY.get(key, key): fields[key] for key in fields}
+            self._episode.event(name, **renamed)
 
     # --- a stop -----------------------------------------------------------------------
 
@@ -369,8 +381,9 @@ class Watch:
         owes = facts.get(getattr(experiment, "config", None), _OWES)
         if experiment is None or (owes and within):
             raise stopped
-        logger.warning("episight: the run was asked to stop: Monty comes to its end")
-        stop.end_softly(experiment, within)
+        self._stand_ins += stop.end_softly(experiment, within)
+        with contextlib.suppress(Exception):
+            logger.warning("episight: asked to stop: Monty comes to its end")
 
     # --- what goes wrong --------------------------------------------------------------
 
@@ -393,11 +406,15 @@ class Watch:
             return True
         if not isinstance(error, Exception):
             return False
-        logger.warning("episight: Monty goes on unwatched", exc_info=error)
         self._off = True
+        with contextlib.suppress(Exception):
+            self._end()
+        with contextlib.suppress(Exception):  # somebody's log handler has raised, say
+            logger.warning("episight: Monty goes on unwatched", exc_info=error)
         return True
 
 
+_SAID_ALREADY = {"name": "its_name", "self": "itself"}
 _OWES = "logging.log_parallel_wandb"
 
 
