@@ -176,8 +176,6 @@ def _thinned(side: int, stride: int) -> int:
 
 def _stride(shape: Tuple[int, ...], most: int) -> int:
     """The smallest stride that leaves at most ``most`` pixels; by bisection."""
-    if shape[0] * shape[1] <= most:
-        return 1
     low, high = 1, max(shape)
     while low < high:
         middle = (low + high) // 2
@@ -195,11 +193,7 @@ def _pixels(value: Any) -> Optional[_Pixels]:
         return _Pixels(
             array.shape,
             dtype,
-            lambda k: (
-                (array if k == 1 else array[::k, ::k])
-                .astype(dtype, copy=False)
-                .tobytes()
-            ),
+            lambda k: array[::k, ::k].astype(dtype, copy=False).tobytes(),
         )
     if hasattr(type(value), "__array_interface__"):
         said = value.__array_interface__
