@@ -1,8 +1,7 @@
 """What Monty's people ask for as metrics, beside what every run has.
 
 By learning module, never by object unless somebody asks, and then for so many objects,
-the rest being ``other``. Gauges are of the step that was looked at last: once a second,
-ten times a second while somebody watches.
+the rest being ``other``. Gauges are of a step that was looked at, about once a second.
 """
 
 from typing import Dict, Optional

@@ -27,6 +27,7 @@ GAUGES_EVERY = 0.9
 MAX_GOALS = 256
 """Of more goals (there can be one a pixel) only the number is told."""
 
+MAX_KINDS = 256
 _action_names: Dict[type, str] = {}
 
 Seen = Callable[[Dict[str, Belief]], None]
@@ -244,7 +245,9 @@ def _action(action: Any) -> Dict[str, Any]:
     kind = type(action)
     name = _action_names.get(kind)
     if name is None:  # Monty makes it anew each time, by regular expressions
-        name = _action_names[kind] = str(getattr(action, "name", kind.__name__))
+        name = str(getattr(action, "name", kind.__name__))
+        if len(_action_names) < MAX_KINDS:
+            _action_names[kind] = name
     fields = getattr(action, "__dict__", {})
     said = {str(key): _value(value) for key, value in fields.items() if key != "action"}
     return {"name": name, **said}

@@ -43,6 +43,8 @@ logger = logging.getLogger("experiment_hooks")
 
 MAX_FRAMES = 10
 """So far up the experiment is looked for: another step hook may be between."""
+MAX_MISSED = 1000
+"""So many steps before the first that is seen are counted, and no more."""
 
 _watching: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
@@ -112,7 +114,8 @@ class Watch:
                 self._attach(monty)
                 self._begin()
                 # Until 0.46 there may have been motor-only steps before this one.
-                for _ in range(getattr(monty, "episode_steps", 1) - 1):
+                missed = getattr(monty, "episode_steps", 1) - 1
+                for _ in range(min(missed, MAX_MISSED)):
                     self._episode.step()
             self._step(monty, observations, actions)
         if self._stopped is not None:
@@ -315,8 +318,8 @@ class Watch:
         self._episode.event("terminal state", **said)
 
     def _finish(self, stats: Optional[Dict[str, Any]]) -> None:
-        """Say how the episode came out; what Monty's logger says comes first."""
-        if self._episode.closed or (self._finished and stats is None):
+        """Say how the episode came out, once: Monty's logger is the first to know."""
+        if self._episode.closed or self._finished:
             return
         monty = self._monty
         if stats is None:
