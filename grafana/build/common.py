@@ -13,8 +13,8 @@ from grafana.build.controls import (
     source_variable,
     word,
 )
-from grafana.build.parts import Column, rows, state_words
-from grafana.build.promql import MODE, RUN, RUNS, last, last_total, of
+from grafana.build.parts import Column, heat, rows, state_words
+from grafana.build.promql import MODE, RUN, RUNS, increase, last, last_total, of
 
 ROW_RUN = "${__data.fields.Run:percentencode}"
 """The run of a table's row, in the words of Grafana's links."""
@@ -115,6 +115,38 @@ def _ended(states: str) -> str:
     there = f"max by (experiment, run, state) ({state}) == 1"
     by = "experiment, run"
     return f"max by ({by}) ({ends}) * 1000 * on ({by}) group_right () ({there})"
+
+
+# --- episodes ------------------------------------------------------------------------
+
+EPISODES = "1m"
+"""The least step where episodes are counted: there are few of them."""
+
+
+def durations_of_episodes(empty: str) -> Any:
+    """How long episodes took, as a heatmap; ``empty`` is said where there are none."""
+    return heat(
+        "Duration of episodes",
+        "How many episodes took so long, of all runs that are shown. A mark is an "
+        "episode, and leads to its trace.",
+        increase("le", of("experiment_episode_duration_seconds_bucket", MODE)),
+        unit="s",
+        interval=EPISODES,
+        empty=empty,
+    )
+
+
+def steps_of_episodes(empty: str) -> Any:
+    """How many steps episodes had, likewise."""
+    return heat(
+        "Steps of episodes",
+        "How many episodes had so many steps. A mark is an episode, and leads to "
+        "its trace.",
+        increase("le", of("experiment_episode_steps_bucket", MODE)),
+        unit="short",
+        interval=EPISODES,
+        empty=empty,
+    )
 
 
 # --- the table of runs ---------------------------------------------------------------

@@ -12,10 +12,9 @@ from grafana.build.controls import (
     source_variable,
     word,
 )
-from grafana.build.parts import Query, Row, bars, heat, lines, traces, whole
-from grafana.build.promql import MODE, increase, of, quantile, rate
+from grafana.build.parts import Query, Row, bars, lines, traces, whole
+from grafana.build.promql import MODE, of, quantile, rate
 
-_EPISODES = "1m"
 _NOTHING = "No episode has ended in this time"
 _OUTCOME = 'outcome=~"$outcome"'
 
@@ -90,22 +89,14 @@ def _all() -> list[Any]:
     duration = "experiment_episode_duration_seconds"
     by = "run, mode"
     return [
-        heat(
-            "Duration of episodes",
-            "How many episodes took so long, of all runs that are shown. A mark is an "
-            "episode, and leads to its trace.",
-            increase("le", of(f"{duration}_bucket", MODE)),
-            unit="s",
-            interval=_EPISODES,
-            empty=_NOTHING,
-        ),
+        common.durations_of_episodes(_NOTHING),
         lines(
             "The slowest: 99 %",
             "So long took 99 % of a run's episodes at most. A mark is an episode, and "
             "leads to its trace.",
             Query(quantile(0.99, by, duration), "{{run}} {{mode}}", exemplars=True),
             unit="s",
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=_NOTHING,
         ),
         lines(
@@ -114,7 +105,7 @@ def _all() -> list[Any]:
             Query(f"60 * {rate('outcome', episodes)}", "{{outcome}}"),
             stacked="normal",
             by_run=False,
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=_NOTHING,
         ),
         bars(

@@ -9,7 +9,6 @@ from grafana.build.parts import Query, Row, lines, number, timeline, whole
 from grafana.build.promql import RUN, of, rate
 
 _NAME = "{{run}}"
-_EPISODES = "1m"
 _TOP = 20
 """Lines of so many runs can be told apart."""
 
@@ -137,7 +136,7 @@ def _speed() -> list[Any]:
             "Episodes per minute, by run",
             f"Episodes that ended, of the {_TOP} runs with the most.",
             Query(f"topk({_TOP}, 60 * {rate('run', episodes)})", _NAME),
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty="No episode has ended",
         ),
         lines(
@@ -170,7 +169,7 @@ def _outcomes() -> list[Any]:
             Query(f"60 * {rate(by, episodes)}", "{{experiment}} {{outcome}}"),
             stacked="normal",
             by_run=False,
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty="No episode has ended",
         ),
     ]

@@ -6,12 +6,11 @@ from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common, promql
 from grafana.build.controls import choice
-from grafana.build.parts import Query, Row, bars, heat, lines, number, whole
+from grafana.build.parts import Query, Row, bars, lines, number, whole
 from grafana.build.promql import MODE, RUN, increase, of, rate
 
 BY = "run, mode"
 _NAME = "{{run}} {{mode}}"
-_EPISODES = "1m"
 _NOTHING = "No episode has ended"
 _LM = 'lm=~"$lm"'
 
@@ -128,7 +127,7 @@ def _right() -> list[Any]:
             stacked="percent",
             by_run=False,
             colours=COLOURS,
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=_NOTHING,
         ),
         bars(
@@ -147,7 +146,6 @@ def _right() -> list[Any]:
 
 
 def _recognition() -> list[Any]:
-    steps = "experiment_episode_steps"
     return [
         _result(
             "Rotation error",
@@ -169,15 +167,7 @@ def _recognition() -> list[Any]:
             "matching_steps",
             "exploratory_steps",
         ),
-        heat(
-            "Steps of episodes",
-            "How many episodes had so many steps. A mark is an episode, and leads to "
-            "its trace.",
-            increase("le", of(f"{steps}_bucket", MODE)),
-            unit="short",
-            interval=_EPISODES,
-            empty=_NOTHING,
-        ),
+        common.steps_of_episodes(_NOTHING),
     ]
 
 
@@ -292,7 +282,7 @@ def _time() -> list[Any]:
             "Seconds a second in each phase.",
             Query(rate(f"{BY}, phase", phases), f"{_NAME} {{{{phase}}}}"),
             stacked="normal",
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty="No phase has ended in this time",
         ),
         lines(

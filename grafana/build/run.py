@@ -21,8 +21,6 @@ from grafana.build.parts import (
 from grafana.build.promql import ADDED, MODE, RUN, increase, mean, of, quantile, rate
 
 BY = "run, mode"
-_EPISODES = "1m"
-"""The least step where episodes are counted: there are few of them."""
 _NAME = "{{run}} {{mode}}"
 
 
@@ -194,7 +192,7 @@ def _speed() -> list[Any]:
             "Episodes per minute",
             "Episodes that ended, under whatever outcome.",
             Query(f"60 * {rate(BY, episodes)}", _NAME),
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty="No episode has ended",
         ),
         lines(
@@ -226,7 +224,7 @@ def _outcomes() -> list[Any]:
             Query(promql.share_of_successes(BY), f"{_NAME} in all"),
             unit="percentunit",
             top=1,
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty="The run does not say what a success is",
         ),
         lines(
@@ -236,7 +234,7 @@ def _outcomes() -> list[Any]:
             unit="short",
             stacked="percent",
             by_run=False,
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=nothing,
         ),
         bars(
@@ -278,39 +276,23 @@ def _durations() -> list[Any]:
     duration, steps = "experiment_episode_duration_seconds", "experiment_episode_steps"
     step = "experiment_step_duration_seconds"
     return [
-        heat(
-            "Duration of episodes",
-            "How many episodes took so long, of all runs that are shown. A mark is an "
-            "episode, and leads to its trace.",
-            increase("le", of(f"{duration}_bucket", MODE)),
-            unit="s",
-            interval=_EPISODES,
-            empty=nothing,
-        ),
+        common.durations_of_episodes(nothing),
         lines(
             "Duration of episodes: half, 95 %",
             "So long took half of the episodes at most, and 95 % of them.",
             Query(quantile(0.5, BY, duration), f"{_NAME} half", exemplars=True),
             Query(quantile(0.95, BY, duration), f"{_NAME} 95 %"),
             unit="s",
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=nothing,
         ),
-        heat(
-            "Steps of episodes",
-            "How many episodes had so many steps. A mark is an episode, and leads to "
-            "its trace.",
-            increase("le", of(f"{steps}_bucket", MODE)),
-            unit="short",
-            interval=_EPISODES,
-            empty=nothing,
-        ),
+        common.steps_of_episodes(nothing),
         lines(
             "Steps of episodes: half, 95 %",
             "So many steps had half of the episodes at most, and 95 % of them.",
             Query(quantile(0.5, BY, steps), f"{_NAME} half", exemplars=True),
             Query(quantile(0.95, BY, steps), f"{_NAME} 95 %"),
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=nothing,
         ),
         heat(
@@ -362,14 +344,14 @@ def _phases() -> list[Any]:
             "What one phase takes on average.",
             Query(mean(by, seconds, count), name),
             unit="s",
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=nothing,
         ),
         lines(
             "Phases per minute",
             "How often phases end.",
             Query(f"60 * {rate(by, count)}", name),
-            interval=_EPISODES,
+            interval=common.EPISODES,
             empty=nothing,
         ),
     ]
