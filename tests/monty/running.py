@@ -33,6 +33,11 @@ def monty_python() -> str:
     return python
 
 
+def named(name: str) -> str:
+    """The override that gives a run its name."""
+    return f"experiment.config.logging.run_name={name}"
+
+
 class Run:
     """One real Monty, at work or ended; ``results`` is where it writes."""
 

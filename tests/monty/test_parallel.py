@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.monty.running import Monty, rows_equal
+from tests.monty.running import Monty, named, rows_equal
 from tests.monty.watching import assert_told, ended, give_stop, steps, the_run
 from tests.support import Exporter, eventually
 
@@ -39,10 +39,6 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     started = Exporter(tmp_path_factory.mktemp("exporter"), "verdict.lost_seconds=3")
     yield started.start()
     started.stop()
-
-
-def named(name: str) -> str:
-    return f"experiment.config.logging.run_name={name}"
 
 
 def sources(told: Dict[str, Any]) -> List[str]:

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from tests.monty.running import Monty, Run, rows_equal
+from tests.monty.running import Monty, Run, named, rows_equal
 from tests.monty.watching import assert_told, ended, give_stop, looking, steps, the_run
 from tests.otlp_sink import OtlpSink, ReceivedSpan
 from tests.support import Exporter, eventually
@@ -32,10 +32,6 @@ def exporter(
     started = Exporter(directory, "verdict.lost_seconds=3", env=sink.environ).start()
     yield started
     started.stop()
-
-
-def named(name: str) -> str:
-    return f"experiment.config.logging.run_name={name}"
 
 
 @pytest.fixture(scope="module")
