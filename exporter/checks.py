@@ -118,6 +118,12 @@ def _check_dropped(dropped: dict[str, int]) -> None:
             raise wire.MalformedError(f"dropped cannot be {reason[:60]!r}: {number}")
 
 
+def _check_given_up(record: wire.GivenUp) -> None:
+    for number in (end for both in record.ranges for end in both):
+        if not 0 <= number < MAX_INTEGER:
+            raise wire.MalformedError(f"records given up cannot end at {number}")
+
+
 def _check_source_opened(record: wire.SourceOpened) -> None:
     _check_names("a host", (record.host,))
     _check_names("a process's name", (record.name,))
@@ -173,6 +179,7 @@ def _check_answered(record: wire.CommandAnswered) -> None:
 
 
 _CHECKS: dict[type, Callable[[Any], None]] = {
+    wire.GivenUp: _check_given_up,
     wire.SourceOpened: _check_source_opened,
     wire.SourceClosed: _check_source_closed,
     wire.RunOpened: _check_run_opened,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -259,10 +259,17 @@ def lines(value: Any, before: str = "") -> Iterator[str]:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.lists(STEPS, max_size=25))
+@example(
+    [
+        ("record", 3, (wire.SourceOpened, {"role": "owner", "owner": b"", "host": ""})),
+        ("record", 3, (wire.GivenUp, {"ranges": ((0, 2**63),)})),
+        ("gone", 3, None),
+        ("tick", 1, 31.0),
+    ]
+)
 def test_nothing_that_sources_say_breaks_anything(
     story: list[tuple[str, int, Any]],
 ) -> None:
