@@ -304,7 +304,7 @@ def test_what_failed_shows_its_error_and_what_was_seen_last(bench: Bench) -> Non
     bench.journal.commit(Batch(last_seen=[Kept("run", teller.id, trace_id, data)]))
     html = bench.get(f"{RUN}/{trace_id}")
     text = words(html)
-    assert re.search(r"ValueErrorit fell Traceback .*Last seen .*the last line", text)
+    assert re.search(r"ValueError it fell Traceback .*Last seen .*the last line", text)
     assert 'data-tone="bad">error' in html
 
 

@@ -33,6 +33,8 @@ PACED = """
 
 
 def text_of(page: Any, selector: str) -> str:
+    """What stands in it, with single spaces, once the styles say what is apart."""
+    page.wait_for_load_state()
     found: str = page.locator(selector).inner_text()
     return " ".join(found.split())
 

@@ -2,7 +2,8 @@
 
 import re
 from datetime import datetime, timedelta
-from typing import Any, Callable, List
+from itertools import combinations
+from typing import Any, Callable, List, Tuple
 
 from tests.support import Exporter, Pythons, eventually
 from tests.test_live_page import opened, same_document, shows, text_of
@@ -11,7 +12,7 @@ PACED = """
     import time
     import experiment_hooks as eh
 
-    due = time.monotonic()
+    due = 0.0
     with eh.open_run("paced", run_id="paced", success={"good"},
                      expected_steps={"train": 1_000_000}) as run:
         loss = run.gauge("loss", help="How wrong it is.")
@@ -20,12 +21,16 @@ PACED = """
         for number in range(100_000):
             with run.episode(mode="train") as ep:
                 for step in range(50):
-                    due += 0.02
-                    time.sleep(max(0.0, due - time.monotonic()))
+                    now = time.monotonic()
+                    # What a loaded machine held up is not made up for in a hurry.
+                    due = due + 0.02 if due + 0.04 > now else now
+                    time.sleep(max(0.0, due - now))
                     ep.step()
                     loss.set(1.0 / (1.0 + number))
                     points.labels(side="left").inc(2)
                     took.observe(0.25)
+                    if step % 10 == 0:
+                        print("AT", now, 50 * number + step, flush=True)
                 ep.finish(outcome=("good", "bad")[number % 2],
                           results={"return": float(number)})
 """
@@ -35,7 +40,7 @@ def test_steps_per_second_are_right_from_the_first_moment_of_a_page(
     exporter_process: Callable[..., Exporter], run_python: Pythons, chromium_page: Any
 ) -> None:
     exporter = exporter_process()
-    run_python.start(PACED, env=exporter.env)
+    child = run_python.start(PACED, env=exporter.env)
     page = chromium_page
     opened(page, exporter.web)
     # Nobody looks at the run itself yet, so its samples come once a second.
@@ -54,10 +59,24 @@ def test_steps_per_second_are_right_from_the_first_moment_of_a_page(
     assert None not in found
     rates = [float(one[1]) for one in found if one]
     assert len(rates) > 5  # steps count up meanwhile
-    # A loaded machine may hold up the experiment itself, for some readings.
-    wrong = [rate for rate in rates if not 48.0 < rate < 52.0]
-    assert len(wrong) <= len(rates) / 5, rates
+    # A loaded machine may hold up the experiment, and now and then whoever counts
+    # its steps.
+    slowest, fastest = paces(child.output)
+    wrong = [rate for rate in rates if not slowest - 2.0 < rate < fastest + 2.0]
+    assert len(wrong) <= len(rates) / 5, (rates, slowest, fastest)
     assert "left" in text_of(page, "#modes")
+
+
+def paces(output: str) -> Tuple[float, float]:
+    """The fewest and the most steps a second that were taken in any 1 to 10 seconds."""
+    found = re.findall(r"AT ([\d.]+) (\d+)\n", output)
+    told = [(float(at), int(steps)) for at, steps in found]
+    rates = [
+        (steps - before) / (at - since)
+        for (since, before), (at, steps) in combinations(told, 2)
+        if 1.0 <= at - since <= 10.0
+    ]
+    return min(rates), max(rates)
 
 
 def test_when_a_mode_will_be_done_is_said_by_the_readers_own_clock(

@@ -45,9 +45,12 @@ class World:
     def tell(self, teller: Teller, record: Any, at: float = NOON) -> None:
         self.state.apply(record, teller.run, at)
 
-    def count(self, teller: Teller, at: float, *totals: float, **more: Any) -> None:
+    def count(
+        self, teller: Teller, at: float, *totals: float, late: float = 0.0, **more: Any
+    ) -> None:
+        """A sample that was made ``late`` seconds before it comes, by its own clock."""
         number = self.samples[teller.id] = self.samples.get(teller.id, 0) + 1
-        found = sample(number, totals, at, **more)
+        found = sample(number, totals, at - late, **more)
         assert self.state.apply_sample(teller.id, found, at)
 
     def look(self, at: float) -> None:
@@ -116,6 +119,33 @@ def test_steps_per_second_are_right_however_seldom_or_often_samples_come(
     known = [value for value in curve.values if value == value]
     assert len(known) > 8
     assert known == pytest.approx([50.0] * len(known))
+
+
+@pytest.mark.parametrize("behind", [-1.5, 0.0, 1.5])
+def test_samples_that_come_late_change_no_rate(world: World, behind: float) -> None:
+    one = world.open(Teller(), STEPS)
+    for second in range(1, 40):
+        now, delay = NOON + second, 0.4 * (second % 3)
+        made = now - delay - 0.1
+        total = 50.0 * (second - delay - 0.1)
+        # Its clock is behind ours; or ahead, as far as clocks may differ unsaid.
+        world.count(one, now, total, late=delay + 0.1 + behind, progress=made - behind)
+        world.look(now + (0.4, -0.2)[second % 2])  # it may come while it is looked at
+        if second > 4:
+            assert world.recent.rates("run") == {"train": pytest.approx(50.0)}
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_sources_clock_that_is_set_says_little(world: World, jump: float) -> None:
+    one = world.open(Teller(), STEPS)
+    for second in range(1, 60):
+        now, ahead = NOON + second, jump if second > 20 else 0.0
+        world.count(one, now, 50.0 * second, late=-ahead, progress=now + ahead)
+        world.look(now)
+        if second > 3:
+            rate = world.recent.rates("run")["train"]
+            assert rate == pytest.approx(50.0, rel=0.0 if not 20 < second < 36 else 1.0)
+    assert world.seen().speeds["train"].steady == pytest.approx(50.0, rel=0.05)
 
 
 def test_a_loop_with_few_steps_has_an_even_line(world: World) -> None:

@@ -88,6 +88,7 @@ def a_run(**changes: Any) -> Dict[str, Any]:
         "started": NOW - 100,
         "ended": None,
         "newest": NOW - 5,
+        "progress": NOW - 5,
         "modes": {"train": a_mode()},
         "sources": {"live": 1, "ended": 0, "lost": 0},
         "missing": 0,
@@ -322,10 +323,14 @@ def test_ages_and_dates_are_never_too_odd() -> None:
 
 
 def test_the_head_says_what_since_when_and_how_it_is() -> None:
-    shown = view.head(a_run(state="stalled", reason="no progress for 60 s"), NOW)
+    reason = "no progress for 60 s"
+    stalled = a_run(state="stalled", reason=reason, progress=NOW - 80, promise=60.0)
+    shown = view.head(stalled, NOW)
     assert "stalled no progress for 60 s" in said(shown)
     assert "Running for 1 min 40 s" in said(shown)
     assert "Newest data 5 s ago" in said(shown)
+    assert "Last progress 1 min 20 s ago" in said(shown)
+    assert "Progress promised within 1 min 00 s" in said(shown)
     assert shown.parts["title"] == "stalled · exp · Episight"
 
 

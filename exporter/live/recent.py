@@ -176,7 +176,7 @@ class Recent:
 def looked(run: Run, now: float, patience: float) -> Look:
     """Copy what is to be known of a run; under the state's lock."""
     live = (
-        (one.sampled_at, one.sample)
+        (one.sampled_at, one.shift(one.sample.sent), one.sample)
         for one in run.sources.values()
         if one.sample is not None and one.closed is None and one.lost_at is None
     )

@@ -113,26 +113,30 @@ class Look:
 
 
 def lags(
-    samples: Iterable[tuple[float, wire.Sample]], now: float, patience: float
+    samples: Iterable[tuple[float, float, wire.Sample]], now: float, patience: float
 ) -> tuple[float, float]:
     """How old a run's totals are, and its steps, on the average of its live sources.
 
-    A sample was true when it was made, but the steps in it are those of the newest step
-    that was taken: with its own time a rate is right however seldom samples come. Where
-    a source has not taken a step for longer than ``patience``, time goes on without it.
+    A sample was true when it was made, not when it came, which on a busy machine is
+    later by now more and now less. And the steps in it are those of the newest step
+    that was taken: with its time a rate is right however seldom samples come. Where a
+    source has not taken a step for longer than ``patience``, time goes on without it.
 
     Args:
-        samples: the newest of each source, with the time when it was true.
-        now: Unix seconds, by the same clock.
+        samples: the newest of each source: when it came, and when it was made, both by
+            the clock that ``now`` is of.
+        now: Unix seconds.
         patience: seconds.
     """
     told = stepped = 0.0
     number = 0
-    for at, sample in samples:
-        age = max(0.0, now - at)
+    for came, made, sample in samples:
+        # Clocks differ by little; more than that was set meanwhile, and says nothing.
+        late = min(max(came - made, -IDLE), IDLE)
+        age = max(-IDLE, now - came)  # it may have come since
         taken = max(0.0, sample.sent - sample.progress) if sample.progress else 0.0
-        told += min(age, IDLE)
-        stepped += min(age + taken, patience)
+        told += min(age, IDLE) + late
+        stepped += min(age + taken, patience) + late
         number += 1
     return (told / number, stepped / number) if number else (0.0, 0.0)
 
