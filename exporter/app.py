@@ -39,7 +39,7 @@ from exporter.orders import Orders
 from exporter.present import Presents
 from exporter.reader import Reader, Row
 from exporter.selfmetrics import Parts, registry
-from exporter.server import Server
+from exporter.server import Server, listen
 from exporter.settings import Settings
 from exporter.state import State
 from exporter.tap import Tap
@@ -90,8 +90,10 @@ class App:
             settings.verdict.promise_floor_seconds,
             settings.run.grace_seconds,
         )
-        web_port = _listening(settings.web.host, settings.web.port, "web.port")
-        self.web = f"http://{_shown(settings.web.host)}:{web_port}"
+        listener = _listening(settings.web.host, settings.web.port)
+        stack.callback(listener.close)
+        port = listener.getsockname()[1]
+        self.web = f"http://{_shown(settings.web.host)}:{port}"
         self.page = settings.web.public_url.rstrip("/") or self.web
         self._tap = self._open_tap(state, rules)
         self._notifier = self._open_notifier(state, rules)
@@ -186,7 +188,7 @@ class App:
         )
         # Answers from now on, that it is not ready: reading the journal takes a while,
         # and minutes where it is damaged.
-        server = self._serve(app, web_port)
+        server = self._serve(app, listener)
         journal.open()
         writer.restore()
         self._start(server, ingest, writer, open_files)
@@ -265,12 +267,8 @@ class App:
             page=self._page_of,
         )
 
-    def _serve(self, app: flask.Flask, port: int) -> Server:
-        to = self._settings.web
-        try:
-            server = Server(app, to.host, port, to.max_connections)
-        except OSError as error:
-            raise StartError(_taken("web.port", port, error)) from error
+    def _serve(self, app: flask.Flask, listener: socket.socket) -> Server:
+        server = Server(app, listener, self._settings.web.max_connections)
         self._stack.callback(server.close)
         server.start()
         return server
@@ -464,16 +462,11 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(name, path)
 
 
-def _listening(host: str, port: int, key: str) -> int:
-    """The port to serve on: the one wanted, if it is free, or a free one for 0."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(_taken(key, port, error)) from error
-        return int(probe.getsockname()[1])
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise StartError(_taken("web.port", port, error)) from error
 
 
 def _taken(key: str, port: int, error: OSError) -> str:

@@ -50,6 +50,28 @@ _WHY = {
 }
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port and keep it: whoever connects from now on waits to be served.
+
+    Args:
+        host: where to listen; with a colon, it is an address of IPv6.
+        port: where to listen; 0 takes a free one.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        # Bound alone, the port could be given to another one who asks for any.
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 class Arriving:
     """A connection whose request's head is not whole yet; the web's thread only."""
 
@@ -90,27 +112,23 @@ class Server(threading.Thread):
 
     Args:
         app: the application.
-        host: where to listen.
-        port: where to listen; 0 takes a free one.
+        listener: from :func:`listen`; the server's from now on.
         connections: how many requests are served at a time, websockets included; as
             many again may be on their way.
-
-    Raises:
-        OSError: the port cannot be bound.
     """
 
     def __init__(
-        self, app: flask.Flask, host: str, port: int, connections: int = 512
+        self, app: flask.Flask, listener: socket.socket, connections: int = 512
     ) -> None:
         super().__init__(name="web", daemon=True)
-        try:
-            self._server: BaseWSGIServer = make_server(host, port, app, threaded=True)
-        except SystemExit as error:  # werkzeug's way to say that the port is taken
-            raise OSError(f"cannot listen on {host}:{port}") from error
+        with listener:  # the server has it under another number
+            host, port = listener.getsockname()[:2]
+            self._server: BaseWSGIServer = make_server(
+                host, port, app, threaded=True, fd=listener.fileno()
+            )
         self._server.app = _without_second_answer(app)
         self._socket: socket.socket = self._server.socket
         self._socket.setblocking(False)
-        self._socket.listen(BACKLOG)
         self._most = connections
         self._kept = min(MOST_KEPT, connections // 4)
         self._selector = selectors.DefaultSelector()
@@ -122,7 +140,7 @@ class Server(threading.Thread):
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        return int(self._server.server_port)
+        return int(self._server.port)
 
     def close(self) -> None:
         """Stop listening; again: nothing."""

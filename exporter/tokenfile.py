@@ -48,8 +48,8 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Token:
     named = settings.security.token_file
     path = Path(named).expanduser() if named else settings.journal_path.parent / NAME
     try:
-        if not named and not path.exists():
-            _make(path)
+        if not named:
+            make(path)
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         why = f"security.token_file={named}" if named else f"the token file {path}"
@@ -68,19 +68,30 @@ def _checked(text: str, place: str) -> Token:
     return Token(text, place)
 
 
-def _make(path: Path) -> None:
-    """Make the file, whole and for its owner only; one that is there stays."""
+def make(path: Path) -> str | None:
+    """Write a new secret into a file, whole and for its owner only.
+
+    Returns:
+        The secret; None where the file was there already, and stays as it is.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    if path.exists():
+        return None
+    secret = secrets.token_urlsafe(32)
     path.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(dir=path.parent, prefix=".token-")  # 0600
     try:
         with os.fdopen(number, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+            file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.link(name, path)
-    except FileExistsError:  # another exporter was faster: its token holds
-        pass
+    except FileExistsError:  # another one was faster: its secret holds
+        return None
     except OSError:  # not every file system has links
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+    return secret

@@ -152,7 +152,7 @@ def _without_sources(
     # A run without owner goes from one process to the next, even if one was lost.
     waits = owner is None and closings and now - last < rules.grace_seconds
     if lost and (owner is None or owner in lost) and not waits:
-        at = max((one.lost_at or now) for one in lost)
+        at = max(last, *(one.lost_at or now for one in lost))
         return Verdict("lost", f"{lost[0].name} was not heard again", None, at)
     if now - last < rules.grace_seconds:
         return Verdict("running" if run.progress_at else "starting")

@@ -137,12 +137,6 @@ def test_a_host_that_has_no_address_is_reached_from_here_only(
     assert app._reachable("tcp://0.0.0.0:5") == "tcp://127.0.0.1:5"
 
 
-def test_a_port_that_nobody_uses_is_given_as_it_is() -> None:
-    port = free_port()
-    assert app._listening("127.0.0.1", port, "web.port") == port
-    assert app._listening("127.0.0.1", 0, "web.port") > 0
-
-
 # --- the outbox -----------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import flask
 import pytest
 
 from exporter import server as server_module
-from exporter.server import Server
+from exporter.server import Server, listen
 from tests.support import eventually
 
 Start = Callable[..., "Bench"]
@@ -33,7 +33,7 @@ class Bench:
         self.app.get("/parts/<tells>", endpoint="parts")(self._parts)
         self.app.post("/body", endpoint="body")(self._body)
         self.app.post("/unread", endpoint="unread")(lambda: ("no", 401))
-        self.server = Server(self.app, "127.0.0.1", 0, connections)
+        self.server = Server(self.app, listen("127.0.0.1", 0), connections)
         self.server.start()
         self._stack = ExitStack()
 
@@ -356,6 +356,14 @@ def test_a_close_does_not_wait_for_those_that_are_slow(start: Start) -> None:
 
 
 def test_a_port_that_is_taken_is_an_error(start: Start) -> None:
-    bench = start()
-    with pytest.raises(OSError, match=f"127.0.0.1:{bench.server.port}"):
-        Server(bench.app, "127.0.0.1", bench.server.port)
+    with pytest.raises(OSError, match="in use"):
+        listen("127.0.0.1", start().server.port)
+
+
+def test_a_port_is_kept_from_the_moment_it_is_told() -> None:
+    """Not tried, let go and taken again: somebody else may have it by then."""
+    with listen("127.0.0.1", 0) as listener, socket.socket() as other:
+        port = listener.getsockname()[1]
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))

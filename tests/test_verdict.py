@@ -467,6 +467,11 @@ def test_a_lost_run_ended_when_the_last_of_it_was_lost() -> None:
     assert verdict(told.run, NOON + 60, RULES).ended_at == NOON + 50
 
 
+def test_a_run_whose_owner_was_lost_ended_when_its_last_source_did() -> None:
+    told = story().come().come(2, role="child").lose(1, at=40).leave(2, at=9000)
+    assert verdict(told.run, NOON + 9000, RULES).ended_at == NOON + 9000
+
+
 def test_a_run_that_nobody_owns_ended_when_its_last_source_did() -> None:
     told = story().come(role="shared").leave(at=7)
     assert verdict(told.run, NOON + 1000, RULES).ended_at == NOON + 7
