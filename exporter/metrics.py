@@ -97,6 +97,7 @@ class RunMetrics:
         heard: Unix seconds at which a source was last heard, by its id; None if never.
 
     Attributes:
+        budget: what was given.
         series: how many were served at the last scrape.
         refused: how many were not, by reason, since the start: each counts once.
         offenders: by run, the first of its series that was refused, and why.
@@ -116,7 +117,7 @@ class RunMetrics:
         self.offenders: dict[str, str] = {}
         self._state = state
         self._rules = rules
-        self._budget = budget
+        self.budget = budget
         self._clock = clock
         self._heard = heard
         self._lock = threading.Lock()
@@ -177,7 +178,7 @@ class RunMetrics:
                 else:
                     key = run.id, run.experiment
                     texts[key] = self._texts.get(key) or _Texts()
-                    part = _RunSheet(sheet, run, texts[key], self._budget)
+                    part = _RunSheet(sheet, run, texts[key], self.budget)
                     self._collect(part, run, judged, now)
         self._texts = texts  # those of runs that are gone go
         if len(self._over) > len(runs):
@@ -203,14 +204,17 @@ class RunMetrics:
 
     def _served(self, judged: Verdict, now: float) -> bool:
         ended = judged.ended_at
-        return ended is None or now - ended <= self._budget.grace_seconds
+        return ended is None or now - ended <= self.budget.grace_seconds
 
     def _collect(
         self, sheet: "_RunSheet", run: Run, judged: Verdict, now: float
     ) -> None:
         self._collect_run(sheet, run, judged, now)
+        # Counted from zero on where a success is declared: what grew before a series is
+        # there is seen by no increase().
+        declared = run.opened is not None and run.opened.success is not None
         for name, mode in run.modes.items():
-            _collect_mode(sheet, name, mode)
+            _collect_mode(sheet, name, mode, declared or mode.judged)
         _collect_totals(sheet, run, now)
 
     def _collect_run(
@@ -392,14 +396,14 @@ class _RunSheet:
         self._sheet.offenders.setdefault(self._run, f"{name} ({reason})")
 
 
-def _collect_mode(sheet: _RunSheet, name: str, mode: Mode) -> None:
+def _collect_mode(sheet: _RunSheet, name: str, mode: Mode, judged: bool) -> None:
     labels: Labels = (("mode", name),)
     counter = "counter"
     sheet.point("experiment_episodes_started", labels, mode.started, counter)
     for outcome, number in mode.outcomes.items():
         with_outcome = (*labels, ("outcome", outcome))
         sheet.point("experiment_episodes", with_outcome, number, counter)
-    if mode.judged:
+    if judged:
         sheet.point("experiment_episode_successes", labels, mode.successes, counter)
     sheet.point("experiment_episodes_lost", labels, mode.lost, counter)
     for family, tally in (

@@ -111,12 +111,15 @@ class SelfMetrics(Collector):
             [(number, {"state": state}) for state, number in states.items()],
         )
         yield _one("runs", "Runs that are known.", runs)
-        yield _one("series", "Series of runs served.", parts.metrics.series)
+        metrics = parts.metrics
+        yield _one("series", "Series of runs served.", metrics.series)
+        text = "Series of runs that may be served."
+        yield _one("series_budget", text, metrics.budget.max_series)
         yield _by(
             "series_refused",
             "Series that could not be served, by reason.",
             "reason",
-            parts.metrics.refused,
+            metrics.refused,
         )
 
     def _journal(self) -> Iterable[Metric]:

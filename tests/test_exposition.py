@@ -201,7 +201,7 @@ def families(draw: st.DrawFn) -> Described:
     return Described(draw(NAMES), kind, draw(TEXTS), names, series)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(families(), max_size=3))
 def test_any_families_are_written_as_prometheus_client_writes_them(
     described: List[Described],
@@ -209,7 +209,7 @@ def test_any_families_are_written_as_prometheus_client_writes_them(
     assert_same(*described)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(NUMBERS)
 def test_any_number_is_written_as_prometheus_client_writes_it(number: float) -> None:
     assert go_float(number) == floatToGoString(number)
@@ -398,7 +398,6 @@ def test_an_odd_count_does_not_break_the_scrape(odd: float) -> None:
     assert text.endswith(f"seconds_sum {floatToGoString(odd)}\n")
 
 
-@settings(deadline=None)
 @given(st.lists(NUMBERS | st.floats(-1e7, 1e7), min_size=1, max_size=6))
 @example([2e6, -2e6 + 5])
 @example([1e17, -1e17, 0.5])
@@ -577,14 +576,14 @@ def assert_read_back(found: Any, described: Described) -> None:
         assert _is_the_same(one, other), (one, other)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(readable())
 def test_text_is_read_back_as_it_was(described: Described) -> None:
     body = render([described.ours()], openmetrics=False).decode()
     assert_read_back(parse_text(body), described)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(readable())
 def test_openmetrics_is_read_back_as_it_was(described: Described) -> None:
     # Such counters and sums are written as the library does, but its reader takes none.
@@ -679,7 +678,6 @@ def test_the_accept_header_chooses_the_format(accept: str, openmetrics: bool) ->
     assert negotiate(accept) == (openmetrics, content_type)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_any_accept_header_has_an_answer(accept: str) -> None:
     assert negotiate(accept) == (False, CONTENT_TYPE_TEXT)

@@ -74,6 +74,7 @@ OWN: dict[str, set[str]] = {
     "episight_samples_dropped_total": {"reason"},
     "episight_source_dropped_total": {"reason"},
     "episight_series": set(),
+    "episight_series_budget": set(),
     "episight_series_refused_total": {"reason"},
     "episight_sources": {"state"},
     "episight_journal_bytes": set(),
@@ -269,6 +270,13 @@ def test_what_was_never_judged_has_no_successes() -> None:
     assert bench.samples("experiment_episode_successes_total") == []
 
 
+def test_successes_are_counted_from_zero_on_where_they_are_declared() -> None:
+    bench, teller = Bench(), Teller()
+    opened = teller.run_opened(success=("correct",))
+    bench.tell("run", teller.opened(), opened, teller.started())
+    assert bench.value("experiment_episode_successes_total", mode="eval") == 0
+
+
 def test_the_mean_of_results_is_over_the_last_hundred() -> None:
     bench, teller = Bench(), Teller()
     ends = [teller.ended(n, results={"return": float(n)}) for n in range(300)]
@@ -437,6 +445,14 @@ def test_a_run_that_is_resumed_or_begun_again_is_served_again() -> None:
     ended_run(bench)
     bench.now = NOON + 900
     assert bench.samples("experiment_run_state")
+
+
+def test_the_budget_that_is_served_is_that_of_all_runs() -> None:
+    bench = Bench(max_series=200, max_series_per_run=20)
+    (found,) = [
+        one for one in parse_metrics(own(bench)) if one.name == "episight_series_budget"
+    ]
+    assert found.value == 200
 
 
 # --- budgets ----------------------------------------------------------------------

@@ -57,6 +57,14 @@ def in_file() -> list[str]:
     ]
 
 
+def test_hydra_shows_all_settings_as_they_are_resolved() -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("exporter")
+    values = OmegaConf.to_container(config, resolve=True)
+    OmegaConf.resolve(config)  # as `--cfg job --resolve` does
+    assert OmegaConf.to_container(config) == values
+
+
 def test_every_key_of_the_file_is_a_setting_and_the_other_way_round() -> None:
     assert sorted(in_file()) == sorted(in_code())
 
