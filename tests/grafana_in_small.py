@@ -21,6 +21,7 @@ Value = Union[str, Sequence[str]]
 Json = Dict[str, Any]
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::(\w+))?\})")
+_SPECIAL = re.compile(r"[$^*{}\[\]+?.()|]")
 
 
 def dashboards() -> Dict[str, Json]:
@@ -61,10 +62,18 @@ def replaced(text: str, values: Mapping[str, Value]) -> str:
         found = values[name]
         if isinstance(found, str):
             return found
-        alternatives = "|".join(re.escape(one) for one in found)
+        alternatives = "|".join(map(_escaped, found))
         return alternatives if len(found) == 1 else f"({alternatives})"
 
     return _VARIABLE.sub(value, text)
+
+
+def _escaped(value: str) -> str:
+    """As the Prometheus data source does: in a string, and a regular expression there.
+
+    It does so whether or not what compares takes one.
+    """
+    return _SPECIAL.sub(r"\\\\\g<0>", value.replace("\\", r"\\\\"))
 
 
 def names_in(text: str) -> List[str]:
@@ -174,9 +183,11 @@ class Looking:
         return found
 
     def empty(self) -> List[str]:
-        """Which queries have no data at this moment, of panels and annotations."""
+        """Which queries have no data at this moment, but those of alerts."""
         found = []
         for panel, values in self.shown():
+            if panel["title"] == "Alerts":
+                continue
             for target in panel["targets"]:
                 if "expr" in target and not self.points(target, values):
                     title = replaced(panel["title"], values)

@@ -1,7 +1,7 @@
 """Grafana's dashboards and provisioning, as far as reading them says.
 
 They are what the code makes, and as Grafana's schema has them; and they keep the rules
-of its dashboard-linter. That queries have data is in ``test_grafana_queries``.
+of its dashboard-linter. That queries have data is in ``test_e2e_fleet``.
 """
 
 import json
@@ -16,6 +16,7 @@ import yaml
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from exporter.verdict import STATES
 from grafana.build.__main__ import FOLDER, plain, texts
 from grafana.build.controls import PAGE
 from tests.grafana_in_small import (
@@ -29,6 +30,7 @@ from tests.grafana_in_small import (
     variables,
 )
 from tests.support import ROOT, require
+from tests.test_docs import documented_metrics
 
 NAMES = sorted(dashboards())
 each = pytest.mark.parametrize("name", NAMES)
@@ -64,7 +66,7 @@ def test_an_address_of_the_page_can_be_built_in() -> None:
 
 UNITS = {
     "none", "short", "s", "percentunit", "bytes", "degree", "dtdurations", "cps", "mps",
-    "recps", "dateTimeFromNow", "dateTimeAsLocal",
+    "recps", "dateTimeFromNow", "dateTimeAsLocal", "string",
 }  # fmt: skip
 """Those that are used, out of Grafana's list of units."""
 
@@ -143,6 +145,60 @@ def test_each_panel_says_what_it_shows_in_which_unit(name: str) -> None:
 
 
 @each
+def test_units_are_those_of_what_is_measured(name: str) -> None:
+    for panel in panels(dashboards()[name]):
+        config = panel["fieldConfig"]["defaults"]
+        unit = config["unit"]
+        if panel["type"] == "heatmap":
+            unit = panel["options"]["yAxis"]["unit"]
+        if panel["title"].startswith("Accuracy"):
+            assert unit == "percentunit", panel["title"]
+        drawn = panel["type"] in ("timeseries", "bargauge")
+        if drawn:
+            assert (unit == "percentunit") == (config.get("max") == 1), panel["title"]
+        for target in panel["targets"] if drawn or panel["type"] == "heatmap" else ():
+            expr = target["expr"]
+            assert ("_bytes{" in expr) == (unit == "bytes"), panel["title"]
+            buckets = re.search(r"\b(\w+)_bucket{", expr)
+            if buckets:
+                of_time = buckets[1].endswith("_seconds")
+                assert unit == ("s" if of_time else "short"), panel["title"]
+
+
+@each
+def test_quantiles_are_called_what_they_are(name: str) -> None:
+    for panel in panels(dashboards()[name]):
+        for target in panel["targets"]:
+            found = re.search(r"histogram_quantile\(([\d.]+),", target.get("expr", ""))
+            if found:
+                legend = target["legendFormat"]
+                named = re.search(r"half$|[\d.]+ %$", legend) or re.search(
+                    r"half$|[\d.]+ %$", panel["title"]
+                )
+                assert named, panel["title"]
+                called = "half" if found[1] == "0.5" else f"{float(found[1]):.0%}"
+                assert named[0].replace(" ", "") == called
+
+
+@each
+def test_heatmaps_of_episodes_have_marks_that_lead_to_traces(name: str) -> None:
+    maps = [one for one in panels(dashboards()[name]) if one["type"] == "heatmap"]
+    assert all(one["targets"][0]["exemplar"] for one in maps)
+    if name == "run":
+        asked = " ".join(one["targets"][0]["expr"] for one in maps)
+        for metric in ("episode_duration_seconds", "episode_steps"):
+            assert f"experiment_{metric}_bucket" in asked
+
+
+def test_each_metric_is_on_a_dashboard() -> None:
+    asked = " ".join(
+        expr for found in dashboards().values() for _, expr in expressions(found)
+    )
+    shown = set(re.findall(r"\b((?:experiment|episight)_\w+?)(?:_bucket)?{", asked))
+    assert set(documented_metrics()) - shown == {"experiment_episode_result_last"}
+
+
+@each
 def test_each_series_in_a_legend_has_a_name(name: str) -> None:
     for panel in panels(dashboards()[name]):
         for target in panel["targets"]:
@@ -159,8 +215,10 @@ def test_rates_are_over_the_interval_that_grafana_finds(name: str) -> None:
     for place, expr in expressions(dashboards()[name]):
         for function, window in re.findall(r"(\w+) ?\([^()]*\[([^\]]+)\]", expr):
             counters = {"rate", "increase", "irate", "delta"}
-            wanted = "$__rate_interval" if function in counters else "$__range"
-            assert window == wanted, f"{place}: {expr}"
+            windows = {"$__rate_interval"}  # of a step
+            if function not in counters:
+                windows.add("$__range")
+            assert window in windows, f"{place}: {expr}"
 
 
 @each
@@ -199,12 +257,58 @@ def test_variables_are_there_and_come_in_the_order_of_their_use(name: str) -> No
     assert {one for one in used - known if not one.startswith("__")} == set()
 
 
+# --- what Grafana makes of it --------------------------------------------------------
+
+
+@each
+def test_variables_of_several_values_are_compared_as_patterns(name: str) -> None:
+    found = dashboards()[name]
+    several = {one["name"] for one in variables(found) if one.get("multi")}
+    for place, expr in expressions(found):
+        compared = re.findall(r"(!?=~?)\"([^\"]*\$[^\"]*)\"", expr)
+        for how, with_what in compared:
+            if several & set(names_in(with_what)):
+                assert how in ("=~", "!~"), f"{place}: {expr}"
+
+
+@each
+def test_columns_are_called_as_grafana_calls_the_values(name: str) -> None:
+    for panel in panels(dashboards()[name]):
+        if panel["type"] != "table" or panel["datasource"]["type"] != "prometheus":
+            continue
+        refs = [target["refId"] for target in panel["targets"]]
+        values = {f"Value #{ref}" for ref in refs} if len(refs) > 1 else {"Value"}
+        _, organize = panel["transformations"]
+        names, left_out = (
+            organize["options"][key] for key in ("renameByName", "excludeByName")
+        )
+        assert values <= set(names) | set(left_out), panel["title"]
+        assert not {one for one in names if one.startswith("Value")} - values
+        labels = set(names) - values
+        for target in panel["targets"]:
+            assert all(label in target["expr"] for label in labels - {"experiment"})
+        for override in panel["fieldConfig"]["overrides"]:
+            if override["matcher"]["id"] == "byName":
+                assert override["matcher"]["options"] in names.values()
+
+
+@each
+def test_tables_take_names_for_text_and_have_no_words_in_empty_cells(name: str) -> None:
+    for panel in panels(dashboards()[name]):
+        if panel["type"] == "table":
+            config = panel["fieldConfig"]
+            assert config["defaults"]["unit"] == "string"
+            assert config["defaults"]["noValue"]
+            first = config["overrides"][0]
+            assert first["matcher"] == {"id": "byRegexp", "options": ".*"}
+            assert first["properties"] == [{"id": "noValue", "value": "–"}]
+
+
 def test_promtool_takes_each_expression(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     require(promtool, "promtool is not installed (Debian: apt install prometheus)")
-    values = {**TIMES, "max_series": "10"}
     every = [
-        {"record": f"r:{number}", "expr": replaced(expr, values)}
+        {"record": f"r:{number}", "expr": replaced(expr, TIMES)}
         for number, (_, expr) in enumerate(
             pair for found in dashboards().values() for pair in expressions(found)
         )
@@ -260,6 +364,49 @@ def test_each_dashboard_leads_to_the_others_and_to_the_page(name: str) -> None:
             assert re.match(r"\$\{page\}/runs/\$\{[\w.]+:percentencode\}", url), url
 
 
+@each
+def test_a_line_of_a_run_leads_to_the_run(name: str) -> None:
+    for panel in panels(dashboards()[name]):
+        legends = [one.get("legendFormat", "") for one in panel["targets"]]
+        if panel["type"] == "timeseries" and all("{{run}}" in one for one in legends):
+            there, page = panel["fieldConfig"]["defaults"]["links"]
+            assert there["url"].startswith("/d/episight-run?"), panel["title"]
+            assert page["url"].startswith("${page}/runs/"), panel["title"]
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_INSTANCE))
+def test_what_becomes_of_runs_is_marked(name: str) -> None:
+    marks = dashboards()[name]["annotations"]["list"]
+    assert [one["name"] for one in marks] == ["Starts", "Ends", "Failures"]
+    assert all(one["enable"] for one in marks)
+
+
+@pytest.mark.parametrize("name", ["fleet", "run"])
+def test_verdicts_are_drawn_over_time(name: str) -> None:
+    (drawn,) = [
+        one for one in panels(dashboards()[name]) if one["type"] == "state-timeline"
+    ]
+    assert drawn["targets"][0]["expr"].count("experiment_run_state{") == len(STATES)
+    (words,) = drawn["fieldConfig"]["defaults"]["mappings"]
+    assert {one["text"] for one in words["options"].values()} == set(STATES)
+    # Where nothing is wrong there is no red.
+    red = {one["text"] for one in words["options"].values() if "red" in one["color"]}
+    assert red == {"failed", "lost"}
+
+
+def test_links_of_alerts_choose_what_the_dashboards_have() -> None:
+    by_uid = {one["uid"]: one for one in dashboards().values()}
+    asked = 0
+    for path in (ROOT / "prometheus" / "rules").glob("*.yml"):
+        for url in re.findall(r"dashboard: (http\S+)", path.read_text()):
+            uid, _, query = url.split("/d/")[1].partition("?")
+            known = {f"var-{one['name']}" for one in variables(by_uid[uid])}
+            chosen = set(re.findall(r"var-\w+(?==)", query))
+            assert chosen <= known
+            asked += len(chosen)
+    assert asked > 5
+
+
 # --- Tempo ---------------------------------------------------------------------------
 
 
@@ -290,6 +437,9 @@ def test_traces_are_searched_by_what_spans_have() -> None:
             said = set(re.findall(r"\bspan\.[\w.]+", target["query"]))
             assert said
             assert said <= known, panel["title"]
+            assert ("status = error" in target["query"]) == ("Failed" in panel["title"])
+            patterns = re.findall(r"`\$\{\w+(:\w+)?\}`", target["query"])
+            assert set(patterns) == {":regex"}, panel["title"]
             assert target["query"].count("{") == target["query"].count("}")
     assert asked == 3
 

@@ -22,19 +22,26 @@ MAKERS = {
 }
 
 
-def plain(made: d.Dashboard) -> dict[str, Any]:
-    """A dashboard as JSON has it.
+_SAID_ANYWAY = {
+    "placement": "inControlsMenu",
+    "auto": False,
+    "auto_count": 30,
+    "auto_min": "10s",
+}
+"""What the SDK says of each link and variable: that the one stands in a menu, and not
+in the open, and of the other what only variables of intervals have."""
 
-    The SDK cannot say that links stand in the open, and not in a menu: it gives each
-    the one placement that it knows.
-    """
-    found = json.loads(json.dumps(made, cls=JSONEncoder), object_hook=_in_the_open)
+
+def plain(made: d.Dashboard) -> dict[str, Any]:
+    """A dashboard as JSON has it, without what the SDK cannot leave out."""
+    found = json.loads(json.dumps(made, cls=JSONEncoder), object_hook=_as_meant)
     return {"id": None, **found}
 
 
-def _in_the_open(part: dict[str, Any]) -> dict[str, Any]:
-    if part.get("placement") == "inControlsMenu":
-        del part["placement"]
+def _as_meant(part: dict[str, Any]) -> dict[str, Any]:
+    for key, value in _SAID_ANYWAY.items():
+        if part.get(key) == value:
+            del part[key]
     return part
 
 

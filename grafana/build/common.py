@@ -1,5 +1,6 @@
 """What several dashboards have: variables, annotations, and the table of runs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from grafana_foundation_sdk.models import dashboard as d
@@ -13,7 +14,7 @@ from grafana.build.controls import (
     source_variable,
     word,
 )
-from grafana.build.parts import Column, heat, rows, state_words
+from grafana.build.parts import Column, Query, heat, rows, state_words, words
 from grafana.build.promql import MODE, RUN, RUNS, increase, last, last_total, of
 
 ROW_RUN = "${__data.fields.Run:percentencode}"
@@ -76,13 +77,10 @@ def page(address: str) -> Any:
 
 # --- annotations ---------------------------------------------------------------------
 
-_STATE = of("experiment_run_state")
-_OVER = "on (experiment, run)"
-
 
 def annotations() -> list[Any]:
     """When runs started, ended well or were stopped, and failed or were lost."""
-    start = of("experiment_run_start_timestamp_seconds")
+    start = promql.lately(of("experiment_run_start_timestamp_seconds"))
     return [
         annotation(
             "Starts",
@@ -110,8 +108,8 @@ def annotations() -> list[Any]:
 
 def _ended(states: str) -> str:
     """Milliseconds at which runs came into one of these states, with its name."""
-    ends = of("experiment_run_end_timestamp_seconds")
-    state = of("experiment_run_state", RUN, f'state=~"{states}"')
+    ends = promql.lately(of("experiment_run_end_timestamp_seconds"))
+    state = promql.lately(of("experiment_run_state", RUN, f'state=~"{states}"'))
     there = f"max by (experiment, run, state) ({state}) == 1"
     by = "experiment, run"
     return f"max by ({by}) ({ends}) * 1000 * on ({by}) group_right () ({there})"
@@ -134,6 +132,13 @@ def durations_of_episodes(empty: str) -> Any:
         interval=EPISODES,
         empty=empty,
     )
+
+
+def outcomes(episodes: str) -> Query:
+    """How episodes came out lately: shares, of all runs that are shown."""
+    all_of_them = f"sum(increase({episodes}[$__rate_interval]))"
+    lately = promql.share(increase("outcome", episodes), all_of_them)
+    return Query(lately, "{{outcome}}")
 
 
 def steps_of_episodes(empty: str) -> Any:
@@ -168,7 +173,7 @@ def table_of_runs(
     def total(name: str) -> str:
         return f"sum by ({by}) ({last_total(of(name, within))})"
 
-    words = {
+    verdicts = {
         "mappings": [state_words()],
         "custom.cellOptions": {"type": "color-background", "mode": "basic"},
     }
@@ -179,7 +184,7 @@ def table_of_runs(
         "color": {"mode": "fixed", "fixedColor": "blue"},
     }
     columns = [
-        Column("State", promql.state(seen=True), "none", words),
+        Column("State", promql.state(seen=True), "none", verdicts),
         Column("Progress", promql.progress(by, within, seen=True), "percentunit", bar),
         Column("Steps", total("experiment_steps_total")),
         Column("Episodes", total("experiment_episodes_total")),
@@ -220,3 +225,40 @@ def to_run() -> Any:
 def to_monty() -> Any:
     """A link of a table's row to the run's dashboard for Monty."""
     return dashboard_of(ROW_RUN, "episight-monty", "This run as a Monty")
+
+
+# --- alerts --------------------------------------------------------------------------
+
+
+def alerts(about: Mapping[str, str], **frame: Any) -> Any:
+    """A row for each alert that fires; ``about`` are the labels that say of what.
+
+    That a run is done (``severity="info"``) is none here.
+    """
+    names = 'alertname=~"Episight.+",severity!="info"'
+    keys = {"alertname": "Alert", "severity": "Severity", **about}
+    by = ", ".join(keys)
+    since = of("ALERTS_FOR_STATE", RUN, names)
+    firing = of("ALERTS", RUN, names, 'alertstate="firing"')
+    meant = {"critical": "red", "warning": "orange"}
+    panel = rows(
+        "Alerts",
+        "What fires now, where Prometheus has the rules that come with Episight; "
+        "since: when it was seen first.",
+        Column(
+            "Since",
+            f"max by ({by}) ({since}) * 1000 and on ({by}) max by ({by}) ({firing})",
+            "dateTimeFromNow",
+        ),
+        keys=keys,
+        links={"Run": [to_run(), live_page(ROW_RUN)]},
+        sort="Since",
+        empty="No alert",
+        height=5,
+        **frame,
+    )
+    in_colour = [
+        d.DynamicConfigValue("mappings", [words({one: one for one in meant}, meant)]),
+        d.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+    ]
+    return panel.override_by_name("Severity", in_colour)

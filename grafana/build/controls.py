@@ -74,9 +74,10 @@ def _kept(here: str, there: str) -> list[str]:
 
 
 def source_variable(name: str, kind: str, label: str, text: str) -> Any:
-    """Which data source is asked."""
+    """Which data source is asked; Grafana's default one first, if it is of the kind."""
     made = dashboard.DatasourceVariable(name).type(kind).label(label).description(text)
-    return made.current(d.VariableOption(text="", value="")).allow_custom_value(False)
+    first = d.VariableOption(text="default", value="default")
+    return made.current(first).allow_custom_value(False)
 
 
 def choice(

@@ -103,7 +103,7 @@ def _all() -> list[Any]:
             "Outcomes per minute",
             "Episodes that ended, by their outcome.",
             Query(f"60 * {rate('outcome', episodes)}", "{{outcome}}"),
-            stacked="normal",
+            stacked=True,
             by_run=False,
             interval=common.EPISODES,
             empty=_NOTHING,
@@ -111,7 +111,7 @@ def _all() -> list[Any]:
         bars(
             "Outcomes so far",
             "Episodes that ended, by their outcome, of all runs that are shown.",
-            Query(f"sum by (outcome) ({episodes})", "{{outcome}}"),
+            Query(f"sort_desc(sum by (outcome) ({episodes}))", "{{outcome}}"),
             unit="short",
             top=None,
             empty=_NOTHING,

@@ -5,7 +5,7 @@ from typing import Any
 from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.build import common
-from grafana.build.controls import choice, word
+from grafana.build.controls import choice
 from grafana.build.parts import (
     Column,
     Query,
@@ -16,6 +16,7 @@ from grafana.build.parts import (
     number,
     rows,
     whole,
+    words,
 )
 from grafana.build.promql import EXPORTER, increase, last, of, rate
 
@@ -38,12 +39,6 @@ def dashboard(page: str) -> d.Dashboard:
                 'label_values(episight_build_info{job=~"$job"}, instance)',
                 "The exporters, by their addresses.",
                 everything=".+",
-            ),
-            word(
-                "max_series",
-                "Budget of series",
-                "200000",
-                "What metrics.max_series of the exporter is.",
             ),
             common.page(page),
         ],
@@ -70,28 +65,31 @@ def _max(series: str) -> str:
 def _by(label: str, name: str) -> Query:
     """A counter by a label; 0 where an exporter is there and has counted none."""
     counted = rate(f"instance, {label}", _of(name))
-    none = f"0 * {_max(_of('episight_build_info'))}"
+    zero = f"0 * {_max(_of('episight_build_info'))}"
+    none = f'label_replace({zero}, "{label}", "none", "", "")'
     legend = f"{_NAME} {{{{{label}}}}}"
     return Query(f"{counted} or on (instance) {none}", legend)
 
 
 def _health() -> list[Any]:
-    yes_no = ((None, "red"), (1, "green"))
+    good = ((None, "red"), (1, "green"))
     some: dict[str, Any] = {"width": 4, "height": 4}
     return [
         number(
             "Up",
-            "1 where the last scrape went well.",
+            "Whether the last scrape went well.",
             Query(f"min by (instance) ({_of('up')})", _NAME),
-            limits=yes_no,
+            limits=good,
+            mappings=[words({"0": "down", "1": "up"})],
             **some,
         ),
         number(
             "Journal can be written",
-            "0 means that the disk refuses: what comes is held in memory, and tried "
-            "again.",
+            "Where it cannot, the disk refuses: what comes is held in memory, and "
+            "tried again.",
             Query(f"min by (instance) ({_of('episight_journal_healthy')})", _NAME),
-            limits=yes_no,
+            limits=good,
+            mappings=[words({"0": "no", "1": "yes"})],
             **some,
         ),
         number(
@@ -116,11 +114,10 @@ def _health() -> list[Any]:
             "Versions",
             "The exporters, and their versions.",
             Column(
-                "Seen",
-                f"max by (instance, version) ({last(_of('episight_build_info'))})",
-                "none",
+                "", f"max by (instance, version) ({last(_of('episight_build_info'))})"
             ),
             keys={"instance": "Exporter", "version": "Version"},
+            empty="No exporter",
             **some,
         ),
     ]
@@ -267,7 +264,7 @@ def _room() -> list[Any]:
             "Series, of the budget",
             "Series of runs that are served, of those that may be: beyond that they "
             "are refused.",
-            Query(f"{_max(series)} / $max_series", _NAME),
+            Query(f"{_max(series)} / {_max(_of('episight_series_budget'))}", _NAME),
             limits=((None, "green"), (0.8, "orange"), (0.95, "red")),
         ),
         lines(
@@ -286,7 +283,8 @@ def _room() -> list[Any]:
         ),
         bars(
             "Largest runs",
-            "Series of the ten runs that have the most; a run may have 2,000.",
+            "Series of the ten runs that have the most; a run may have 2,000, or what "
+            "metrics.max_series_per_run says.",
             Query(f"topk(10, count by (run) ({runs}))", "{{run}}"),
             unit="short",
             top=2000,

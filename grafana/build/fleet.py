@@ -85,6 +85,10 @@ def _now() -> list[Any]:
             Query(promql.none_if_there(_all_steps()), "Steps per second"),
             **some,
         ),
+        common.alerts(
+            {**common.BY_RUN, "mode": "Mode", "instance": "Exporter"},
+            width=24,
+        ),
     ]
 
 
@@ -122,7 +126,7 @@ def _speed() -> list[Any]:
             "Steps per second, by experiment",
             "Of all runs of an experiment together.",
             Query(rate("experiment", steps), "{{experiment}}"),
-            stacked="normal",
+            stacked=True,
             by_run=False,
             empty=none,
         ),
@@ -141,8 +145,9 @@ def _speed() -> list[Any]:
         ),
         lines(
             "Progress",
-            "Episodes, or else steps, done of those that are expected.",
-            Query(promql.progress("experiment, run", RUN), _NAME),
+            "Episodes, or else steps or epochs, done of those that are expected; the "
+            f"{_TOP} runs that are furthest.",
+            Query(f"topk({_TOP}, {promql.progress('experiment, run', RUN)})", _NAME),
             unit="percentunit",
             top=1,
             empty="No run says what is expected",
@@ -153,12 +158,13 @@ def _speed() -> list[Any]:
 def _outcomes() -> list[Any]:
     episodes = of("experiment_episodes_total")
     by = "experiment, outcome"
+    successes = promql.share_of_successes("experiment, run", RUN)
     return [
         lines(
             "Successes",
             "Share of a run's episodes so far whose outcome is a success, as the run "
-            "declared it.",
-            Query(promql.share_of_successes("experiment, run", RUN), _NAME),
+            f"declared it; the {_TOP} runs with the smallest.",
+            Query(f"bottomk({_TOP}, {successes})", _NAME),
             unit="percentunit",
             top=1,
             empty="No run says what a success is",
@@ -167,7 +173,7 @@ def _outcomes() -> list[Any]:
             "Outcomes per minute",
             "Episodes that ended, by their outcome.",
             Query(f"60 * {rate(by, episodes)}", "{{experiment}} {{outcome}}"),
-            stacked="normal",
+            stacked=True,
             by_run=False,
             interval=common.EPISODES,
             empty="No episode has ended",
@@ -178,8 +184,7 @@ def _outcomes() -> list[Any]:
 def _trouble() -> list[Any]:
     sources = of("experiment_run_sources", RUN, 'state="lost"')
     lost = of("experiment_episodes_lost_total")
-    last = of("experiment_run_last_step_timestamp_seconds")
-    newest = f"max by (experiment, run) ({last})"
+    silent = promql.since("experiment_run_last_step_timestamp_seconds")
     return [
         lines(
             "Runs by state",
@@ -199,24 +204,21 @@ def _trouble() -> list[Any]:
         lines(
             "Without progress",
             f"Time since a run that goes on made progress, of the {_TOP} longest.",
-            Query(f"topk({_TOP}, {_silent(newest)})", _NAME),
+            Query(f"topk({_TOP}, {silent})", _NAME),
             unit="s",
             empty="No run goes on",
         ),
         lines(
             "Processes lost",
-            "Processes of a run that are gone without a word.",
-            Query(f"max by (run) ({sources})", _NAME),
-            empty="No run in this time",
+            f"Processes gone without a word, of the {_TOP} runs with the most.",
+            Query(f"topk({_TOP}, max by (run) ({sources}) > 0)", _NAME),
+            empty="No process was lost",
         ),
         lines(
             "Episodes lost",
-            "Episodes that ended with the loss of their process.",
-            Query(f"sum by (run) ({lost})", _NAME),
-            empty="No episode has started",
+            "Episodes that ended with the loss of their process, of the "
+            f"{_TOP} runs with the most.",
+            Query(f"topk({_TOP}, sum by (run) ({lost}) > 0)", _NAME),
+            empty="No episode was lost",
         ),
     ]
-
-
-def _silent(newest: str) -> str:
-    return f"clamp_min(time() - ({promql.live(newest)}), 0)"

@@ -7,12 +7,15 @@ from grafana_foundation_sdk.models import dashboard as d
 from grafana.build import common, promql
 from grafana.build.controls import choice
 from grafana.build.parts import Query, Row, bars, lines, number, whole
-from grafana.build.promql import MODE, RUN, increase, of, rate
+from grafana.build.promql import MODE, RUN, of, rate
 
 BY = "run, mode"
 _NAME = "{{run}} {{mode}}"
 _NOTHING = "No episode has ended"
 _LM = 'lm=~"$lm"'
+
+_WELL = ((None, "red"), (0.5, "orange"), (0.8, "green"))
+"""Thresholds of an accuracy."""
 
 COLOURS = {
     r".*\bcorrect$": "green",
@@ -80,7 +83,6 @@ def _result(title: str, text: str, *results: str, **options: Any) -> Any:
 
 def _right() -> list[Any]:
     episodes = of("experiment_episodes_total", MODE)
-    limits = ((None, "red"), (0.5, "orange"), (0.8, "green"))
     none = "It does not recognise: it learns with supervision"
     return [
         number(
@@ -88,7 +90,7 @@ def _right() -> list[Any]:
             "Of the last 100 episodes, those that came out correct or correct_mlh.",
             Query(_recent("accuracy"), _NAME),
             unit="percentunit",
-            limits=limits,
+            limits=_WELL,
             width=8,
             height=6,
             empty=none,
@@ -98,7 +100,7 @@ def _right() -> list[Any]:
             "Of all episodes, those that came out correct or correct_mlh.",
             Query(promql.share_of_successes(BY), _NAME),
             unit="percentunit",
-            limits=limits,
+            limits=_WELL,
             width=8,
             height=6,
             empty=none,
@@ -123,8 +125,10 @@ def _right() -> list[Any]:
         lines(
             "Outcomes over time",
             "Shares of the episodes that ended lately, of all runs that are shown.",
-            Query(f"{increase('outcome', episodes)} > 0", "{{outcome}}"),
-            stacked="percent",
+            common.outcomes(episodes),
+            unit="percentunit",
+            stacked=True,
+            top=1,
             by_run=False,
             colours=COLOURS,
             interval=common.EPISODES,
@@ -138,6 +142,7 @@ def _right() -> list[Any]:
                 f"(sum by ({BY}) ({episodes}) > 0)",
                 f"{_NAME} {{{{outcome}}}}",
             ),
+            colours=COLOURS,
             width=24,
             height=7,
             empty=_NOTHING,
@@ -246,6 +251,7 @@ def _modules() -> list[Any]:
                 f"sum by ({by}) ({series})",
                 f"{_NAME} {{{{lm}}}} {{{{performance}}}}",
             ),
+            colours=COLOURS,
             width=24,
             empty=none,
         ),
@@ -257,15 +263,17 @@ def _time() -> list[Any]:
     around = of("experiment_monty_environment_seconds_total", MODE)
     steps = of("experiment_steps_total", MODE)
     phases = of("experiment_phase_seconds_total", MODE, 'phase=~"matching|exploratory"')
+    both = " + ".join(f"sum(rate({s}[$__rate_interval]))" for s in (model, around))
     return [
         lines(
             "Model and environment",
             "Shares of the time in the model's steps and between them, which is the "
             "simulator's, mostly; of all runs that are shown.",
-            Query(rate("mode", model), "{{mode}} model"),
-            Query(rate("mode", around), "{{mode}} environment"),
-            unit="short",
-            stacked="percent",
+            Query(promql.share(rate("mode", model), both), "{{mode}} model"),
+            Query(promql.share(rate("mode", around), both), "{{mode}} environment"),
+            unit="percentunit",
+            stacked=True,
+            top=1,
             by_run=False,
             empty="No step in this time",
         ),
@@ -281,7 +289,7 @@ def _time() -> list[Any]:
             "Matching and exploratory time",
             "Seconds a second in each phase.",
             Query(rate(f"{BY}, phase", phases), f"{_NAME} {{{{phase}}}}"),
-            stacked="normal",
+            stacked=True,
             interval=common.EPISODES,
             empty="No phase has ended in this time",
         ),
@@ -329,6 +337,7 @@ def _objects() -> list[Any]:
                 f"/ sum by ({by}) ({series})",
                 f"{_NAME} {{{{object}}}}",
             ),
+            limits=_WELL,
             empty="Objects are told apart with the option episight.objects",
         ),
         bars(
@@ -340,6 +349,7 @@ def _objects() -> list[Any]:
             ),
             unit="short",
             top=None,
+            colours=COLOURS,
             empty="Objects are told apart with the option episight.objects",
         ),
     ]

@@ -40,7 +40,9 @@ STATE_COLOURS = {
     "lost": "dark-red",
 }
 CALM = ((None, "green"),)
-"""Thresholds of what is neither good nor bad."""
+"""Thresholds of a number that is neither good nor bad."""
+NEITHER = ((None, "blue"),)
+"""The same of bars beside each other, where green would say which are the good ones."""
 
 Steps = Sequence[tuple[float | None, str]]
 
@@ -58,10 +60,7 @@ class Query:
 
 
 def _targets(queries: Sequence[Query], kind: str = "range") -> list[Any]:
-    return [
-        _target(query, chr(ord("A") + place), kind)
-        for place, query in enumerate(queries)
-    ]
+    return [_target(query, _ref(place), kind) for place, query in enumerate(queries)]
 
 
 def _target(query: Query, ref: str, kind: str) -> Any:
@@ -110,7 +109,7 @@ def lines(
     text: str,
     *queries: Query,
     unit: str = "short",
-    stacked: str = "",
+    stacked: bool = False,
     by_run: bool = True,
     colours: Mapping[str, str] | None = None,
     top: float | None = None,
@@ -124,7 +123,7 @@ def lines(
         text: what it shows, and how to read it.
         queries: what is drawn.
         unit: of the values, as Grafana calls it.
-        stacked: ``normal``, one on the other, or ``percent``, as shares of all.
+        stacked: one on the other.
         by_run: the series have the label ``run``, and so lead to it.
         colours: of series, by a regular expression of their names.
         top: the highest value there can be.
@@ -138,15 +137,13 @@ def lines(
     if top is not None:
         panel.min(0).max(top)
     if stacked:
-        panel.min(0)
-        mode = c.StackingMode(stacked)
-        panel.stacking(common.StackingConfig().mode(mode).group("A")).fill_opacity(40)
+        stacking = common.StackingConfig().mode(c.StackingMode.NORMAL).group("A")
+        panel.min(0).stacking(stacking).fill_opacity(40)
     if limits:
         panel.thresholds(_thresholds(limits))
         style = c.GraphThresholdsStyleMode.DASHED
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
-    for names, colour in (colours or {}).items():
-        panel.override_by_regexp(names, [_fixed(colour)])
+    _coloured(panel, colours or {})
     if by_run:
         panel.data_links(run_links("${__field.labels.run:percentencode}"))
     return _framed(panel, title, text, targets=_targets(queries), **frame)
@@ -182,7 +179,8 @@ def bars(
     *queries: Query,
     unit: str = "percentunit",
     top: float | None = 1,
-    limits: Steps = CALM,
+    limits: Steps = NEITHER,
+    colours: Mapping[str, str] | None = None,
     **frame: Any,
 ) -> Any:
     """A bar for each series, as it is at the end of the time range."""
@@ -194,6 +192,7 @@ def bars(
     panel.name_placement(c.BarGaugeNamePlacement.AUTO).legend(_legend(shown=False))
     if top is not None:
         panel.max(top)
+    _coloured(panel, colours or {})
     targets = _targets(queries, "instant")
     return _framed(panel, title, text, targets=targets, **frame)
 
@@ -232,7 +231,10 @@ def timeline(title: str, text: str, query: Query, **frame: Any) -> Any:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its query's value, by whatever the rows are."""
+    """A column of a table: its query's value, by whatever the rows are.
+
+    One without a name is not shown: then the labels are all that there is to say.
+    """
 
     name: str
     expr: str
@@ -253,22 +255,30 @@ def rows(
     panel = _table()
     if sort:
         panel.sort_by([_sorted_by(sort)])
-    names = {f"Value #{_ref(place)}": one.name for place, one in enumerate(columns)}
-    order = [*keys, *names]
+    values = _values(len(columns))
+    shown = {value: one for value, one in zip(values, columns, strict=True) if one.name}
+    order = [*keys, *shown]
     panel.with_transformation(d.DataTransformerConfig("merge", options={}))
     arranged = {
-        "excludeByName": {"Time": True},
+        "excludeByName": dict.fromkeys({"Time", *values} - set(shown), True),
         "indexByName": {name: place for place, name in enumerate(order)},
-        "renameByName": {**keys, **names},
+        "renameByName": {**keys, **{value: one.name for value, one in shown.items()}},
     }
     panel.with_transformation(d.DataTransformerConfig("organize", options=arranged))
-    for one in columns:
+    for one in shown.values():
         more = [d.DynamicConfigValue(name, value) for name, value in one.more.items()]
         unit = d.DynamicConfigValue("unit", one.unit)
         panel.override_by_name(one.name, [unit, *more])
     _linked(panel, links or {})
     queries = [Query(one.expr) for one in columns]
     return _framed(panel, title, text, targets=_targets(queries, "table"), **frame)
+
+
+def _values(queries: int) -> list[str]:
+    """What Grafana calls the values of so many queries: a single one has no letter."""
+    if queries == 1:
+        return ["Value"]
+    return [f"Value #{_ref(place)}" for place in range(queries)]
 
 
 def traces(
@@ -295,7 +305,10 @@ def traces(
 
 
 def _table() -> Any:
-    panel = table.Panel().unit("short").show_header(True)
+    # What is no number of ours is text: a run called 12345678 is not "12.3 Mil".
+    panel = table.Panel().unit("string").show_header(True)
+    # An empty cell has not the words of an empty table.
+    panel.override_by_regexp(".*", [d.DynamicConfigValue("noValue", "–")])
     panel.cell_height(c.TableCellHeight.SM).align(c.FieldTextAlignment.AUTO)
     return panel.cell_options(c.TableAutoCellOptions())
 
@@ -304,6 +317,11 @@ def _linked(panel: Any, links: Mapping[str, Sequence[Any]]) -> None:
     for name, found in links.items():
         built = [link.build() for link in found]
         panel.override_by_name(name, [d.DynamicConfigValue("links", built)])
+
+
+def _coloured(panel: Any, colours: Mapping[str, str]) -> None:
+    for names, colour in colours.items():
+        panel.override_by_regexp(names, [_fixed(colour)])
 
 
 class _Ready:
@@ -355,12 +373,18 @@ def _fixed(colour: str) -> d.DynamicConfigValue:
 
 def state_words() -> Any:
     """The verdict's numbers (``promql.state``) as words, each in its colour."""
+    meant = {str(code): name for code, name in enumerate(STATES, 1)}
+    return words(meant, STATE_COLOURS)
+
+
+def words(meant: Mapping[str, str], colours: Mapping[str, str] | None = None) -> Any:
+    """Values as words, in the words' colours."""
     return d.ValueMap(
         options={
-            str(code): d.ValueMappingResult(
-                text=name, color=STATE_COLOURS[name], index=code
+            value: d.ValueMappingResult(
+                text=word, color=(colours or {}).get(word), index=place
             )
-            for code, name in enumerate(STATES, 1)
+            for place, (value, word) in enumerate(meant.items())
         }
     )
 

@@ -31,6 +31,11 @@ def last(series: str) -> str:
     return f"last_over_time({series}[$__range])"
 
 
+def lately(series: str) -> str:
+    """As it was last seen in a step of the panel: a short run is not stepped over."""
+    return f"last_over_time({series}[$__rate_interval])"
+
+
 def last_total(series: str) -> str:
     """The same of counters; they are once there, also where their exporter moved."""
     return f"max without ({ADDED}) ({last(series)})"
@@ -53,6 +58,11 @@ def quantile(q: float, by: str, metric: str, within: str = MODE) -> str:
     return f"histogram_quantile({q}, {buckets}) and on ({by}) ({there} > 0)"
 
 
+def share(parts: str, whole: str) -> str:
+    """What each part is of the whole; nothing where that is 0."""
+    return f"{parts} / on () group_left () ({whole} > 0)"
+
+
 def mean(by: str, seconds: str, count: str) -> str:
     """What one of them took on average."""
     return f"{rate(by, seconds)} / ({rate(by, count)} > 0)"
@@ -63,10 +73,11 @@ def mean(by: str, seconds: str, count: str) -> str:
 
 def state(within: str = RUN, *, seen: bool = False) -> str:
     """A run's verdict as a number: its place among the states, from 1."""
+    wrap = last if seen else lately
     coded = []
     for code, name in enumerate(STATES, 1):
         series = of("experiment_run_state", within, f'state="{name}"')
-        coded.append(f"{code} * {last(series) if seen else series}")
+        coded.append(f"{code} * {wrap(series)}")
     return f"max by ({_OVER}) ({' or '.join(coded)})"
 
 
@@ -87,10 +98,16 @@ def none_if_there(sum_of_all: str) -> str:
     return f"{sum_of_all} or 0 * max({of('episight_build_info', _JOB)})"
 
 
-def live(series: str, within: str = RUN) -> str:
+def live(series: str) -> str:
     """Of runs that have not ended."""
-    ended = of("experiment_run_end_timestamp_seconds", within)
+    ended = of("experiment_run_end_timestamp_seconds")
     return f"{series} unless on ({_OVER}) {ended}"
+
+
+def since(timestamp: str) -> str:
+    """Seconds since a time that is said of each run; of runs that have not ended."""
+    newest = f"max by ({_OVER}) ({of(timestamp)})"
+    return f"clamp_min(time() - ({live(newest)}), 0)"
 
 
 def share_of_successes(by: str, within: str = MODE, *, seen: bool = False) -> str:
@@ -109,25 +126,30 @@ def recent_share_of_successes(by: str, within: str = MODE) -> str:
 
 
 def progress(by: str = _OVER, within: str = MODE, *, seen: bool = False) -> str:
-    """Done of what is expected, in episodes, or else in steps."""
-    return " or ".join(_progress(unit, by, within, seen) for unit in _UNITS)
+    """Done of what is expected, in episodes, or else in steps, or else in epochs."""
+    units = (*_COUNTED, "epochs")
+    return " or ".join(_progress(unit, by, within, seen) for unit in units)
 
 
 def time_left(within: str = MODE) -> str:
     """Seconds until a mode is done, at its pace of the last minutes, or else so far."""
-    lefts = [_time_left(unit, within) for unit in _UNITS]
-    return live(f"({' or '.join(lefts)})", within)
+    lefts = [_time_left(unit, within) for unit in _COUNTED]
+    return live(f"({' or '.join(lefts)})")
 
 
-_UNITS = ("episodes", "steps")
+_COUNTED = ("episodes", "steps")
 
 
 def _done(unit: str, within: str, seen: bool = False) -> str:
     """Of a mode of which some are expected; one that has not begun has done none."""
-    wrap = last_total if seen else str
-    total = f"sum by ({_MODES}) ({wrap(of(f'experiment_{unit}_total', within))})"
+    if unit == "epochs":  # from 0, so those before the newest are done
+        epoch = of("experiment_run_epoch", within)
+        done = f"max by ({_MODES}) ({last(epoch) if seen else epoch})"
+    else:
+        wrap = last_total if seen else str
+        done = f"sum by ({_MODES}) ({wrap(of(f'experiment_{unit}_total', within))})"
     expected = _expected(unit, within, seen)
-    return f"(({total} or 0 * {expected}) and {expected})"
+    return f"(({done} or 0 * {expected}) and {expected})"
 
 
 def _expected(unit: str, within: str, seen: bool = False) -> str:

@@ -102,9 +102,9 @@ def _repeated(panel: Any, variable: str) -> Any:
 
 
 def _result() -> Any:
-    series = of("experiment_episode_result_recent_mean", MODE, 'result="$result"')
+    series = of("experiment_episode_result_recent_mean", MODE, 'result=~"$result"')
     panel = lines(
-        "$result",
+        "Result $result",
         "Mean of this result over the last 100 episodes.",
         Query(f"max by (run, mode, result) ({series})", f"{_NAME} {{{{result}}}}"),
         width=24,
@@ -113,12 +113,16 @@ def _result() -> Any:
     return _repeated(panel, "result")
 
 
+_UNNAMED = f"experiment, {ADDED}"
+"""Labels that are not in a legend which has to name whatever others there are."""
+
+
 def _counter() -> Any:
     series = f'{{__name__=~"${{counter}}_total",{RUN}}}'
     panel = lines(
-        "$counter, per second",
+        "Counter $counter, per second",
         "A counter of the experiment's own: how much it grows in a second.",
-        Query(f"sum without ({ADDED}) (rate({series}[$__rate_interval]))"),
+        Query(f"sum without ({_UNNAMED}) (rate({series}[$__rate_interval]))"),
         width=24,
         empty="The run has no counter of its own",
     )
@@ -126,11 +130,11 @@ def _counter() -> Any:
 
 
 def _gauge() -> Any:
-    series = f'{{__name__="$gauge",{RUN}}}'
+    series = f'{{__name__=~"$gauge",{RUN}}}'
     panel = lines(
-        "$gauge",
+        "Gauge $gauge",
         "A gauge of the experiment's own.",
-        Query(f"max without ({ADDED}) ({series})"),
+        Query(f"max without ({_UNNAMED}) ({series})"),
         width=24,
         empty="The run has no gauge of its own",
     )
@@ -140,7 +144,7 @@ def _gauge() -> Any:
 def _histogram() -> Any:
     series = f'{{__name__=~"${{histogram}}_bucket",{RUN}}}'
     panel = heat(
-        "$histogram",
+        "Histogram $histogram",
         "A histogram of the experiment's own, of all runs that are shown.",
         increase("le", series),
         unit="short",
@@ -163,6 +167,7 @@ def _now() -> list[Any]:
             "Verdict",
             "What each run was doing.",
             Query(promql.state(), "{{run}}"),
+            width=9,
             height=5,
         ),
         number(
@@ -171,10 +176,13 @@ def _now() -> list[Any]:
             "nothing was done in these, at that since the start.",
             Query(promql.time_left(), _NAME),
             unit="dtdurations",
+            decimals=1,
+            width=6,
             height=5,
             interval="5m",
             empty="Nothing is expected, or the run is over",
         ),
+        common.alerts({"run": "Run", "mode": "Mode"}, width=9),
     ]
 
 
@@ -197,7 +205,7 @@ def _speed() -> list[Any]:
         ),
         lines(
             "Progress",
-            "Episodes, or else steps, done of those that are expected.",
+            "Episodes, or else steps or epochs, done of those that are expected.",
             Query(promql.progress("experiment, run, mode"), _NAME),
             unit="percentunit",
             top=1,
@@ -218,7 +226,7 @@ def _outcomes() -> list[Any]:
     return [
         lines(
             "Successes",
-            "Share of the episodes that ended lately, and of all so far : those "
+            "Share of the episodes that ended lately, and of all so far: those "
             "whose outcome is a success as the run declared it.",
             Query(promql.recent_share_of_successes(BY), f"{_NAME} lately"),
             Query(promql.share_of_successes(BY), f"{_NAME} in all"),
@@ -230,9 +238,10 @@ def _outcomes() -> list[Any]:
         lines(
             "Outcomes over time",
             "Shares of the episodes that ended lately, of all runs that are shown.",
-            Query(f"{increase('outcome', episodes)} > 0", "{{outcome}}"),
-            unit="short",
-            stacked="percent",
+            common.outcomes(episodes),
+            unit="percentunit",
+            stacked=True,
+            top=1,
             by_run=False,
             interval=common.EPISODES,
             empty=nothing,
@@ -325,7 +334,7 @@ def _phases() -> list[Any]:
             "Seconds a second that all processes spend in each phase.",
             Query(rate(by, seconds), name),
             unit="short",
-            stacked="normal",
+            stacked=True,
             empty=nothing,
         ),
         bars(
@@ -371,9 +380,12 @@ def _processes() -> list[Any]:
             "Time since the run last made progress, and since a process of it was last "
             "heard; and the time within which progress is promised: beyond that the "
             "run is stalled.",
-            Query(_since("experiment_run_last_step_timestamp_seconds"), "{{run}} step"),
             Query(
-                _since("experiment_run_last_heartbeat_timestamp_seconds"),
+                promql.since("experiment_run_last_step_timestamp_seconds"),
+                "{{run}} step",
+            ),
+            Query(
+                promql.since("experiment_run_last_heartbeat_timestamp_seconds"),
                 "{{run}} heartbeat",
             ),
             Query(
@@ -386,17 +398,13 @@ def _processes() -> list[Any]:
     ]
 
 
-def _since(timestamp: str) -> str:
-    newest = f"max by (experiment, run) ({of(timestamp)})"
-    return f"clamp_min(time() - ({promql.live(newest)}), 0)"
-
-
 def _about() -> Any:
     info = promql.last(of("experiment_run_info"))
     return rows(
         "What is constant",
         "Who launched the run and how, and what it says of itself.",
-        Column("Runs", f"max without ({ADDED}) ({info})", "none"),
+        Column("", f"max without ({ADDED}) ({info})"),
         keys=common.BY_RUN,
         width=24,
+        empty="No run in this time",
     )
