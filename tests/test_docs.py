@@ -344,6 +344,25 @@ def test_the_tables_of_metrics_are_those_of_the_code(exporter: Exporter) -> None
     assert {name: (row[0], row[2]) for name, row in documented.items()} == expected
 
 
+NO_METRICS = {"experiment_hooks", "episight_default", "episight_connection"}
+"""A package, a network of containers, a variable of nginx."""
+
+OF_EXAMPLES = {"experiment_grasps_total", "experiment_joint_angle", "experiment_loss"}
+"""What experiments count for themselves; of Monty's there is a table of its own."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_metric_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.-])(?:experiment|episight)_\w+", text))
+    if page.name == "monty.md":
+        named = {name for name in named if not name.startswith("experiment_monty_")}
+    named -= NO_METRICS | OF_EXAMPLES
+    known = set(documented_metrics())
+    of_histograms = {re.sub("_(bucket|count|sum)$", "", one) for one in named - known}
+    assert of_histograms <= known
+
+
 def test_the_labels_of_the_metrics_are_those_that_are_served(
     exporter: Exporter, run_python: Pythons
 ) -> None:
@@ -391,7 +410,7 @@ def settings_of_the_code() -> Dict[str, Tuple[str, str]]:
         if head:
             group = head[1]
         one = re.match(
-            r"  (\w+): (?:\$\{oc\.decode:)?\$\{oc\.env:(\w+),(.*?)\}+$", line
+            r"  (\w+): (?:\$\{oc\.(?:create|decode):)*\$\{oc\.env:(\w+),(.*?)\}+$", line
         )
         if one:
             found[f"{group}.{one[1]}"] = (one[2], one[3].strip('"'))
