@@ -156,11 +156,12 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-set -m
 cd "$data"
+set -m
 EPISIGHT_JOURNAL_PATH=$journal EPISIGHT_INGEST_ADDRESS_FILE=$address \
     "$python" -m exporter </dev/null >"$log" 2>&1 &
 exporter_pid=$!
+set +m # else what is only stopped (kill -STOP) would be taken for ended
 
 tries=600
 while [ ! -e "$address" ]; do
@@ -191,6 +192,7 @@ say "The exporter log: $log"
 
 cd "$ROOT"
 export EPISIGHT_ENDPOINT=$endpoint
+set -m
 if [ -n "$mode" ]; then # it says so much that the page's address would be out of sight
     output=$data/monty/output.log
     mkdir -p "$data/monty"
@@ -201,6 +203,7 @@ else
     "$python" -m experiments experiment="$experiment" "$@" </dev/null &
 fi
 experiment_pid=$!
+set +m
 
 # Ctrl-C and TERM end the experiment as Ctrl-C would, and then the script.
 interrupted=

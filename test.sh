@@ -40,9 +40,11 @@ esac
 # --- what the tests need -------------------------------------------------------------
 
 # The real parts, each with the Debian package that brings it.
-real_parts="prometheus=prometheus promtool=prometheus chromium=chromium"
+real_parts="prometheus=prometheus promtool=prometheus"
+real_parts="$real_parts chromium-headless-shell=chromium-headless-shell"
 real_parts="$real_parts nginx=nginx-light openssl=openssl"
 real_parts="$real_parts shellcheck=shellcheck ip=iproute2 nft=nftables"
+real_parts="$real_parts amtool=prometheus-alertmanager"
 
 install_real_parts() {
     local part missing=""
@@ -154,25 +156,34 @@ sb3=exporter,test,sb3
 
 install_real_parts
 have_main='' have_old='' have_newest='' newest=''
+newest_python=$(find_python 3.15 3.14 3.13 3.12 || true)
+if [ -n "$newest_python" ]; then
+    newest=$(version_of "$newest_python")
+    newest_environment=.venvs/py${newest/./}
+fi
+if [ -z "$fast" ]; then # side by side; those that could not be made are tried again below
+    { prepare 3.8 "$ROOT/$old" test || true; } >"$logs/3.8" 2>&1 &
+    if [ -n "$newest" ]; then
+        { prepare "$newest" "$ROOT/$newest_environment" "$everything" || true; } \
+            >"$logs/$newest" 2>&1 &
+    fi
+fi
 if prepare 3.11 "$ROOT/$main" "$everything,dev,dashboards"; then have_main=1; fi
 if [ -z "$fast" ]; then
+    wait
     if prepare 3.8 "$ROOT/$old" test; then have_old=1; fi
-    newest_python=$(find_python 3.15 3.14 3.13 3.12 || true)
-    if [ -n "$newest_python" ]; then
-        newest=$(version_of "$newest_python")
-        newest_environment=".venvs/py${newest/./}"
-        if prepare "$newest" "$ROOT/$newest_environment" "$everything"; then
-            have_newest=1
-            export TEST_PYTHON_NEWEST="$ROOT/$newest_environment/bin/python"
-        fi
-    else
+    if [ -z "$newest" ]; then
         missing_part "tests on newest" "no Python newer than 3.11 with venv was found"
+    elif prepare "$newest" "$ROOT/$newest_environment" "$everything"; then
+        have_newest=1
+        export TEST_PYTHON_NEWEST="$ROOT/$newest_environment/bin/python"
     fi
 fi
 
 if [ -n "$fast" ]; then
     if [ -n "$have_main" ]; then tests 3.11 "$main" "$@"; fi
 else
+    if [ -n "$have_old" ]; then tests_beside 3.8 "$old"; fi
     if [ -n "$have_main" ]; then
         part "ruff check" "$main/bin/ruff" check
         part "ruff format" "$main/bin/ruff" format --check
@@ -191,26 +202,30 @@ else
         later=$!
     fi
     by_file=(--dist loadfile --no-loadscope-reorder) # in the order of conftest.py
-    if [ -n "$have_old" ]; then tests_beside 3.8 "$old"; fi
     if [ -n "$have_newest" ]; then
-        tests "$newest" "$newest_environment" -n 2 "${by_file[@]}"
+        tests "$newest" "$newest_environment" -n 3 "${by_file[@]}"
     fi
     if [ -n "$have_old" ]; then tests_joined 3.8; fi
+    # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
+    if [ -n "${CI:-}" ]; then
+        wait "$later" || cat "$logs/later" >&2
+        {
+            prepare 3.11 "$ROOT/.venvs/sb3" "$sb3" &&
+                run_tests 3.11 .venvs/sb3 tests/test_{gymnasium,docs}.py -k stable
+        } >"$logs/3.11 with SB3" 2>&1 &
+        beside=$!
+    fi
     # A long hammering is for the oldest and the newest Python, and so are the hooks' tests.
     if [ -n "$have_main" ]; then
         EPISIGHT_HAMMER_SECONDS='' TEST_THE_HOOKS_ELSEWHERE=${have_old:+$have_newest} \
             tests 3.11 "$main" -n 3 "${by_file[@]}" \
             --ignore tests/monty
     fi
-    if [ -n "${CI:-}" ]; then wait "$later" || cat "$logs/later" >&2; fi
+    if [ -n "${CI:-}" ]; then tests_joined "3.11 with SB3"; fi
     # Its own environment is made in CI alone; elsewhere ./run.sh monty may have made it.
     if [ -n "$have_main" ] && { [ -z "${CI:-}" ] || prepare_monty "$ROOT/.venvs/monty"; }
     then
         tests Monty "$main" -n 2 "${by_file[@]}" tests/monty
-    fi
-    # In CI alone: it brings PyTorch, a gigabyte that nobody asked for (CONTRIBUTING.md).
-    if [ -n "${CI:-}" ] && prepare 3.11 "$ROOT/.venvs/sb3" "$sb3"; then
-        tests "3.11 with SB3" .venvs/sb3 tests/test_{gymnasium,docs}.py -k stable
     fi
 fi
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet import memory
-from benchmarks.live import CHROMIUM, experiment
+from benchmarks.live import experiment
 from benchmarks.table import machine, say, table
-from tests.support import Exporter
+from tests.support import Exporter, chromium
 
 AN_HOUR = 36_000
 SHARES = 10
@@ -83,7 +83,7 @@ def looked_at(updates: int) -> Iterator[list[object]]:
                 sync_playwright() as playwright,
             ):
                 browser = playwright.chromium.launch(
-                    executable_path=str(CHROMIUM),
+                    executable_path=chromium(),
                     args=["--no-sandbox", "--disable-gpu"],
                 )
                 page = browser.new_page()
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     say(machine("playwright"))
     say()
-    if not CHROMIUM.exists():
+    if chromium() is None:
         say("Chromium is not installed")
         return
     head = ("updates", "exporter MB", "page's heap MB", "nodes", "listeners")

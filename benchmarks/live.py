@@ -30,9 +30,8 @@ from urllib.parse import urlsplit
 
 from benchmarks.fleet import Used
 from benchmarks.table import machine, say, table
-from tests.support import Exporter, eventually
+from tests.support import Exporter, chromium, eventually
 
-CHROMIUM = Path("/usr/bin/chromium")
 STAMP = re.compile(rb"at=(\d+\.\d+);")
 EXPERIMENT = """
 import time
@@ -241,7 +240,7 @@ def painted(seconds: float) -> str:
             with experiment(exporter), sync_playwright() as playwright:
                 try:
                     browser = playwright.chromium.launch(
-                        executable_path=str(CHROMIUM), args=["--no-sandbox"]
+                        executable_path=chromium(), args=["--no-sandbox"]
                     )
                 except Error as error:
                     return f"Chromium: {str(error).splitlines()[0]}"

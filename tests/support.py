@@ -98,6 +98,11 @@ def require(condition: object, reason: str) -> None:
         pytest.skip(reason)
 
 
+def chromium() -> Optional[str]:
+    """The browser, if it is installed: without windows it takes a third of the CPU."""
+    return shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 on which nobody listens at the moment."""
     with socket.socket() as probe:

@@ -1,6 +1,7 @@
 """Every page for everybody: axe-core finds nothing, in the light and in the dark."""
 
-from typing import Any, Callable, Iterator, List, Tuple
+from contextlib import ExitStack
+from typing import Any, Iterator, List
 
 import pytest
 
@@ -27,6 +28,34 @@ MONTY = """
 WIDE, NARROW = (1280, 900), (390, 844)
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    """An exporter that no run has come to."""
+    exporter = Exporter(tmp_path_factory.mktemp("empty"))
+    yield exporter.start()
+    exporter.stop()
+
+
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    """One with a run that failed, and three that go on; nothing here changes them."""
+    directory = tmp_path_factory.mktemp("exporter")
+    exporter = Exporter(directory, "live.trace_url='http://t/{trace_id}'")
+    experiments = Pythons(directory, lambda _: None)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(exporter.stop)
+        at_the_end.callback(experiments.stop)
+        exporter.start()
+        experiments(FAILED, env=exporter.env, status=1)
+        experiments.start(PACED, env=exporter.env)
+        experiments.start(RICH, "stays", env=exporter.env)
+        experiments.start(MONTY, env={**exporter.env, "PYTHONPATH": str(support.ROOT)})
+        eventually(lambda: exporter.value("experiment_episodes_total", run="scores"))
+        eventually(lambda: exporter.episodes("rich", "?outcome=open&mode=train"))
+        eventually(lambda: exporter.run("five"))
+        yield exporter
+
+
 @pytest.fixture
 def axe() -> Any:
     try:
@@ -37,29 +66,29 @@ def axe() -> Any:
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(request: Any, chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(color_scheme=request.param, reduced_motion="reduce")
+def scheme(request: Any) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
+def page(request: Any, scheme: str, chromium: Any) -> Iterator[Any]:
+    width, height = request.param
+    context = chromium.new_context(
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        viewport={"width": width, "height": height},
+    )
     page = context.new_page()
     page.set_default_timeout(10_000)
     yield page
     context.close()
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_nothing_on_any_page(
-    size: Tuple[int, int],
-    exporter_process: Callable[..., Exporter],
-    run_python: Pythons,
-    page: Any,
-    axe: Any,
+    empty: Exporter, exporter: Exporter, page: Any, axe: Any
 ) -> None:
-    exporter = exporter_process()
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    opened(page, exporter.web)
+    opened(page, empty.web)
     assert violations(axe, page) == [], "an empty list"
-    run_python(FAILED, env=exporter.env, status=1)
-    run_python.start(PACED, env=exporter.env)
-    eventually(lambda: exporter.value("experiment_episodes_total", run="scores"))
 
     opened(page, exporter.web)
     shows(page, "#runs", "failed")
@@ -75,31 +104,17 @@ def test_axe_finds_nothing_on_any_page(
     page.locator(".chart > svg").first.focus()
     page.keyboard.press("Home")
     eventually(page.locator(".tip").first.is_visible)
-    for fold in page.locator("details:not([open]) > summary").all():
-        fold.evaluate("summary => { summary.parentElement.open = true; }")
+    unfold(page)
     assert violations(axe, page) == [], "a run that goes on"
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert fits(page)
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
-    size: Tuple[int, int],
-    exporter_process: Callable[..., Exporter],
-    run_python: Pythons,
-    page: Any,
-    axe: Any,
+    exporter: Exporter, page: Any, axe: Any
 ) -> None:
-    exporter = exporter_process("live.trace_url='http://t/{trace_id}'")
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    run_python.start(RICH, "stays", env=exporter.env).wait_for("open")
-    is_open = "?outcome=open"
-    eventually(
-        lambda: [one["index"] for one in exporter.episodes("rich", is_open)] == [120]
-    )
-    eventually(lambda: exporter.episodes("rich", "?failed=1"))
     (failed,) = exporter.episodes("rich", "?failed=1")
     (fine,) = exporter.episodes("rich", "?mode=eval&limit=1")
-    (unfinished,) = exporter.episodes("rich", is_open)
+    (unfinished,) = exporter.episodes("rich", "?outcome=open")
     for path, heading in (
         ("/runs/rich/episodes", "Episodes"),
         ("/runs/rich/episodes?outcome=nothing", "Episodes"),
@@ -113,32 +128,33 @@ def test_axe_finds_nothing_on_the_pages_of_episodes_and_of_the_token(
     ):
         page.goto(f"{exporter.web}{path}")
         shows(page, "h1", heading)
-        for fold in page.locator("details:not([open]) > summary").all():
-            fold.evaluate("summary => { summary.parentElement.open = true; }")
+        unfold(page)
         assert violations(axe, page) == [], path
-        assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+        assert fits(page), path
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_nothing_on_the_page_of_a_monty(
-    size: Tuple[int, int],
-    exporter_process: Callable[..., Exporter],
-    run_python: Pythons,
-    page: Any,
-    axe: Any,
+    exporter: Exporter, page: Any, axe: Any
 ) -> None:
-    exporter = exporter_process()
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    env = {**exporter.env, "PYTHONPATH": str(support.ROOT)}
-    run_python.start(MONTY, env=env)
-    eventually(lambda: exporter.run("five"))
     opened(page, f"{exporter.web}/runs/five")
     shows(page, "#where", "LM_4")
     eventually(lambda: page.locator(".sensors img").count() == 12)
     assert violations(axe, page) == [], "folded"
-    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    unfold(page)
     assert violations(axe, page) == [], "unfolded"
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert fits(page)
+
+
+def fits(page: Any) -> bool:
+    """Whether nothing is wider than the page."""
+    width: int = page.evaluate("document.documentElement.scrollWidth")
+    return width <= page.viewport_size["width"]
+
+
+def unfold(page: Any) -> None:
+    page.evaluate(
+        "document.querySelectorAll('details').forEach(one => one.open = true)"
+    )
 
 
 def violations(axe: Any, page: Any) -> List[str]:

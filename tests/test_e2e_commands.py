@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from tests.support import Exporter, Pythons, eventually, python_for
+from tests.test_e2e_faults import all_delivered
 
 WAITING = """
 import pathlib, time
@@ -16,13 +17,14 @@ def wait_for(name):
         time.sleep(0.01)
 """
 LOOP = """
-import sys
+import time
 import experiment_hooks as eh
 with eh.open_run("loop", run_id="loop", stoppable=True) as run:
     while True:
         with run.episode() as ep:
             for step in range(5):
                 ep.step()
+                time.sleep(0.002)
             ep.finish("fine")
 """
 
@@ -301,5 +303,7 @@ def test_what_the_exporter_was_killed_with_is_on_record_and_said_again(
     (one,) = listed(exporter, "loop")
     assert one["id"] == given
     assert child.wait() == 1
+    # It may have heard of it in time, and have ended while nobody listened.
+    eventually(lambda: all_delivered(exporter, run_python), 30)
     eventually(lambda: states(exporter, "loop") == ["done"], 20)
     eventually(lambda: state_of(exporter, "loop") == "stopped", 20)

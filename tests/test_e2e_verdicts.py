@@ -345,7 +345,7 @@ FLEET = f"""
 import os, subprocess, sys
 {LOOP}
 if len(sys.argv) == 1:
-    with eh.open_run("fleet", run_id="fleet", promise=1) as run:
+    with eh.open_run("fleet", run_id="fleet", promise=2) as run:
         workers = [subprocess.Popen([sys.executable, __file__, name])
                    for name in ("leaves", "dies", "returns", "stays")]
         for one in workers:

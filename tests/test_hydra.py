@@ -303,9 +303,9 @@ def test_a_job_that_is_a_child_of_a_run_joins_it(
         env=env_of(listener),
     )
     assert len({record.run for record in listener.records()}) == 1
-    sources = listener.records(wire.SourceOpened)
-    assert sorted(source.role for source in sources) == ["child", "owner"]
-    assert closed(listener).source == sources[0].source
+    by_role = {one.role: one for one in listener.records(wire.SourceOpened)}
+    assert sorted(by_role) == ["child", "owner"]
+    assert closed(listener).source == by_role["owner"].source
 
 
 def test_the_callback_can_be_pickled_for_a_launcher() -> None:

@@ -448,7 +448,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PLAIN)
 def test_masking_twice_is_masking_once(value: Any) -> None:
     once = launch.mask(value)
@@ -456,7 +456,7 @@ def test_masking_twice_is_masking_once(value: Any) -> None:
     assert type(once) is type(value) or once == "***"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("abcABC_.-:= /@{}[]'\",token", max_size=40))
 def test_a_secret_never_shows_beside_its_name(around: str) -> None:
     for argument in (f"{around} token=hunter2", f"password: hunter2 {around}"):

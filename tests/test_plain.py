@@ -604,7 +604,6 @@ ANYTHING = st.recursive(
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(ANYTHING)
@@ -618,7 +617,7 @@ def test_anything_gives_the_same_bytes_twice_and_they_decode(value: Any) -> None
     assert same(wire.decode_plain(data), found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANYTHING, st.integers(0, 20), st.integers(0, 50), st.integers(0, 2000))
 def test_within_any_bounds_the_output_is_plain(
     value: Any, depth: int, nodes: int, size: int

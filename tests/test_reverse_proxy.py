@@ -193,7 +193,7 @@ def test_a_person_logs_in_and_sees_runs_live_below_a_prefix(
     shows(page, "#runs", "running")
     assert page.url == nginx.url
     styled = "getComputedStyle(document.body).margin !== '8px'"
-    assert page.evaluate(styled), "without its style sheet"
+    eventually(lambda: page.evaluate(styled), what="the style sheet")
     assert complaints == []
 
 

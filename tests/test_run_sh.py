@@ -1,5 +1,6 @@
 """``run.sh``: what a newcomer types first. It chooses its own Python."""
 
+import os
 import shutil
 import signal
 import socket
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run_sh import FIRST, RunSh, is_gone, link_of, page_of
-from tests.support import ROOT, http
+from tests.support import ROOT, eventually, http
 
 pytestmark = pytest.mark.timeout(FIRST)
 
@@ -126,8 +127,20 @@ def test_a_failing_experiment_gives_its_status(run_sh: RunSh) -> None:
     assert is_gone(page_of(child))
 
 
+def test_what_is_only_stopped_has_not_ended(run_sh: RunSh) -> None:
+    child = run_sh("--exit", "quick")
+    page = page_of(child)
+    (run,) = eventually(lambda: http(page + "/api/v1/runs").json()["runs"], FIRST)
+    found = http(f"{page}/api/v1/runs/{run['run']}").json()
+    pid = found["source_list"][0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T")
+    os.kill(pid, signal.SIGCONT)
+    assert child.wait(FIRST) == 0
+
+
 def test_without_exit_the_page_stays_until_ctrl_c(run_sh: RunSh) -> None:
-    child = run_sh("quick")
+    child = run_sh("quick", "experiment.episodes=40")
     page = page_of(child)
     child.wait_for("The experiment ended with status 0", FIRST)
     runs = http(page + "/api/v1/runs").json()["runs"]

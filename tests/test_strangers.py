@@ -396,7 +396,7 @@ def test_five_hundred_slow_clients_are_not_noticed(
 def test_where_browsers_have_taken_all_connections_prometheus_still_scrapes(
     exporter_process: Callable[..., Exporter],
 ) -> None:
-    exporter = exporter_process("web.max_connections=8")
+    exporter = exporter_process("web.max_connections=32")  # 8 are kept
     host, port = exporter.web.split("//")[1].split(":")
     lines = [
         "GET /live HTTP/1.1", f"Host: {host}", "Upgrade: websocket",
@@ -404,7 +404,7 @@ def test_where_browsers_have_taken_all_connections_prometheus_still_scrapes(
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "",
     ]  # fmt: skip
     with ExitStack() as stack:
-        for _ in range(6):
+        for _ in range(24):
             connection = socket.create_connection((host, int(port)), 10)
             stack.enter_context(connection)
             connection.sendall("\r\n".join(lines).encode())

@@ -6,7 +6,7 @@ import typing
 from typing import Any, Dict, List, Tuple, Type, Union
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiment_hooks import wire
@@ -649,7 +649,7 @@ def messages_of(kind: Type[Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_message_comes_back_as_it_was(kind: Any, data: Any) -> None:
     message = data.draw(messages_of(kind))

@@ -634,8 +634,7 @@ def test_damage_that_shows_at_the_start_is_mended_and_nothing_counts_twice(
 
 @settings(
     max_examples=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(chance=st.randoms(use_true_random=False), share=st.sampled_from([1, 10, 50, 90]))
 def test_whatever_rows_are_lost_a_start_gets_along_without_them(

@@ -48,12 +48,17 @@ python_to_use() {
 # can_apt_install: whether this is root on a Debian.
 can_apt_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
 
-# apt_install PACKAGE...: where that can be; 1 where it can not.
+# apt_install PACKAGE...: those that there are; 1 where that is not all of them.
 apt_install() {
+    local package status=0
     can_apt_install || return 1
     say "Installing: $*"
     export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # RUNLEVEL: start no services
-    { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; } >&2
+    apt-get -qq update >&2 || return 1
+    for package in "$@"; do # apart, as one that is not there would keep the others away
+        apt-get -qq install -y --no-install-recommends "$package" >&2 || status=1
+    done
+    return "$status"
 }
 
 # What an environment was made for: this checkout, at this place, as it is described now.
