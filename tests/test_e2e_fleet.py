@@ -232,7 +232,9 @@ def test_the_newest_run_is_the_first_choice(fleet: Fleet) -> None:
             for one in fleet.prometheus.query("experiment_run_start_timestamp_seconds")
         }
         newest = sorted(started, key=lambda run: -started[run])
-        return set(newest) == {*RUNS, *ELSEWHERE} and looking.options["run"] == newest
+        assert set(newest) == {*RUNS, *ELSEWHERE}
+        assert looking.options["run"] == newest, started
+        return True
 
     eventually(chosen, 30.0, "runs, the newest first")
 

@@ -272,19 +272,23 @@ def test_a_rendered_frame_is_that_of_the_step_it_is_shown_with(
 def test_of_a_vector_the_frame_of_the_shown_environment_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lengths = (10**9, 3)
+    class Wide(Countdown):
+        def render(self) -> Any:
+            return np.zeros((8, 9, 3), np.uint8)
+
     makes = [
-        lambda steps=steps: Countdown(steps, render_mode="rgb_array")
-        for steps in lengths
+        lambda: Countdown(10**9, render_mode="rgb_array"),
+        lambda: Wide(3, render_mode="rgb_array"),
     ]
     with Listener(watched=True) as listener:
         monkeypatch.setenv("EPISIGHT_ENDPOINT", listener.endpoint)
         with eh.open_run("gym"):
             envs = EpisightVectorWrapper(SyncVectorEnv(makes), images=True)
             state, moment = look(listener, envs)
-    assert state["env"] == 0
     (image,) = moment.images
-    assert (image.name, tuple(image.shape)) == ("frame", (8, 6, 3))
+    assert image.name == "frame"
+    # Which it is depends on whose step is the next when somebody looks.
+    assert tuple(image.shape) == {0: (8, 6, 3), 1: (8, 9, 3)}[state["env"]]
 
 
 def test_who_looks_at_a_vector_sees_one_of_its_environments(
@@ -298,7 +302,8 @@ def test_who_looks_at_a_vector_sees_one_of_its_environments(
         envs = vector(AutoresetMode.SAME_STEP, 10**9, 2)
         with eh.open_run("gym"):
             state, moment = look(listener, EpisightVectorWrapper(envs, images=picture))
-    assert (state["env"], len(state["observation"])) == (0, 2)
+    assert state["env"] in (0, 1)
+    assert len(state["observation"]) == 2
     assert state["action"] in (0, 1)
     assert [image.name for image in moment.images] == ["map"]
 
