@@ -19,7 +19,7 @@ from experiment_hooks.integrations.monty.numbers import Numbers
 from experiment_hooks.integrations.monty.options import Options
 from experiment_hooks.integrations.monty.outcome import SUCCESS, outcome_of
 
-PAUSE = 0.004
+PAUSE = 0.015
 FAST_SECONDS = 8.0
 """How long those are well that get into trouble later."""
 
@@ -193,7 +193,7 @@ def failing(goes_on: GoesOn) -> None:
 def slower(goes_on: GoesOn) -> None:
     with eh.open_run("e", run_id="slower") as run:
         _episodes(run, "ended", _at_first())
-        _episodes(run, "ended", goes_on, 0.3)
+        _episodes(run, "ended", goes_on, 0.6)
 
 
 def endless(goes_on: GoesOn) -> None:
@@ -230,7 +230,7 @@ def _at_first() -> GoesOn:
     return lambda: time.monotonic() < end
 
 
-def _episodes(run: eh.Run, outcome: str, goes_on: GoesOn, pause: float = 0.01) -> None:
+def _episodes(run: eh.Run, outcome: str, goes_on: GoesOn, pause: float = 0.03) -> None:
     while goes_on():
         with run.episode(mode="eval") as ep:
             _steps(ep, 3, pause)
