@@ -185,7 +185,6 @@ def _forked(in_child: bool) -> None:
 
 def _after_fork_in_child() -> None:
     _forked(in_child=True)
-    _sigterm.restore()
     _before.clear()
     for run in _open_runs:
         run.forked()

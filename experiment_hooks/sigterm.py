@@ -2,12 +2,13 @@
 
 Owns the process's handler of that signal while a run is open. Runs on the main thread.
 Never takes the place of somebody else's handler, and leaves none behind: not after the
-last run, not in a forked child.
+last run, not in a forked child. No signal is lost that comes while the process forks.
 """
 
 import contextlib
 import functools
 import multiprocessing.process
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,16 @@ from experiment_hooks.errors import Terminated
 ONCE = 1.0
 """Seconds in which a further SIGTERM is the same one: ``timeout`` sends it to the
 process and then to its group, and a scheduler to each process and to the job."""
+
+A_MOMENT = 0.01
+"""Seconds until a signal that came in the middle of a fork comes again."""
+
+
+class _Fork(threading.local):
+    """How far this thread is with a fork."""
+
+    under_way = False
+    blocks = False
 
 
 class Sigterm:
@@ -31,6 +42,8 @@ class Sigterm:
     def __init__(self, wanted: Callable[[], bool]) -> None:
         self.ends_the_process = False
         self._wanted = wanted
+        self._fork = _Fork()
+        self._watches_forks = False
         self._raised_at = -ONCE
         # In __del__ the modules are gone.
         self._die = functools.partial(signal.raise_signal, signal.SIGTERM)
@@ -46,12 +59,53 @@ class Sigterm:
             return "SIGTERM has another handler"
         if threading.current_thread() is not threading.main_thread():
             return "the run was not opened by the main thread"
+        self._watch_forks()
         signal.signal(signal.SIGTERM, self)
         return ""
 
+    def _watch_forks(self) -> None:
+        """Once; after whoever else has hooks of a fork in which a signal may come."""
+        if self._watches_forks or not hasattr(os, "register_at_fork"):
+            return
+        self._watches_forks = True
+        os.register_at_fork(
+            before=self._block,
+            after_in_parent=self._unblock,
+            after_in_child=self._unblock_the_default,
+        )
+        # The first hook before a fork and the last one after it: with no line of Python
+        # in them, so no handler can be called within.
+        under_way = functools.partial(setattr, self._fork, "under_way")
+        os.register_at_fork(
+            before=functools.partial(under_way, True),
+            after_in_parent=functools.partial(under_way, False),
+            after_in_child=functools.partial(under_way, False),
+        )
+
+    def _block(self) -> None:
+        # A handler is called some time after the signal, and a new child forgets those
+        # that are still to be called. What is blocked the kernel keeps for it.
+        if not self._is_the_handler():
+            return
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._fork.blocks = signal.SIGTERM not in blocked
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _unblock(self) -> None:
+        if self._fork.blocks:
+            self._fork.blocks = False
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _unblock_the_default(self) -> None:
+        self.restore()
+        self._unblock()
+
+    def _is_the_handler(self) -> bool:
+        return signal.getsignal(signal.SIGTERM) is self
+
     def restore(self) -> None:
         """Put the default action back, unless somebody has put a handler here."""
-        if signal.getsignal(signal.SIGTERM) is self:
+        if self._is_the_handler():
             with contextlib.suppress(ValueError):  # not the main thread: see __call__
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -61,6 +115,11 @@ class Sigterm:
         Raises:
             Terminated: in the main thread, wherever that is.
         """
+        if self._fork.under_way:  # what a hook of a fork raises, nobody gets
+            again = threading.Timer(A_MOMENT, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         if not self._wanted():  # another thread has closed the last run
             self.restore()
             signal.raise_signal(number)

@@ -256,3 +256,76 @@ def test_a_child_has_the_default(
     found = script(f"with eh.open_run('mug') as run:{CHILDREN[how]}", status=0)
     assert "Terminated" not in found.output
     assert endings(listener) == [("completed", "")]
+
+
+@pytest.mark.parametrize("in_main", [True, False])
+def test_a_child_dies_of_a_signal_that_comes_while_it_is_made(
+    in_main: bool, script: Callable[..., Finished], listener: Listener
+) -> None:
+    """A pool may end its workers as soon as it has made them."""
+    script(
+        f"""
+        def at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            children.append(pid)
+
+        children = []
+        os.register_at_fork(after_in_child=at_once)
+        with eh.open_run("mug"):
+            if {in_main}:
+                fork()
+            else:
+                thread = threading.Thread(target=fork)
+                thread.start()
+                thread.join()
+            assert os.waitpid(children[0], 0)[1] == signal.SIGTERM
+        """,
+        status=0,
+    )
+    assert endings(listener) == [("completed", "")]
+
+
+@pytest.mark.parametrize("when", ["before", "after_in_parent"])
+def test_a_signal_in_the_middle_of_a_fork_interrupts_once_it_is_over(
+    when: str, script: Callable[..., Finished], listener: Listener
+) -> None:
+    found = script(
+        f"""
+        def at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        os.register_at_fork({when}=at_once)
+        with eh.open_run("mug"):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            try:
+                time.sleep(20)
+            finally:
+                assert os.waitpid(pid, 0)[1] == 0
+        """
+    )
+    assert found.output.count("Terminated: SIGTERM") == 1
+    assert endings(listener) == [("stopped", "signal")]
+
+
+def test_a_mask_of_the_user_s_is_left_as_it_is(script: Callable[..., Finished]) -> None:
+    script(
+        """
+        with eh.open_run("mug"):
+            for blocked in (set(), {signal.SIGTERM, signal.SIGUSR1}):
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                pid = os.fork()
+                now = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+                if pid == 0:
+                    os._exit(now != blocked)
+                assert os.waitpid(pid, 0)[1] == 0
+                assert now == blocked
+        """,
+        status=0,
+    )
