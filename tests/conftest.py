@@ -154,10 +154,16 @@ _LONGEST = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """What takes long begins first, so that no worker is left alone with it."""
+    """What takes long begins first, so that no worker is left alone with it; and each
+    test's time is as long as its deadlines are (``support.PATIENCE``)."""
     first = [*_LONGEST, *sorted(_ON_3_11 | _ON_THE_NEWEST)]
     order = {name: number for number, name in reversed(list(enumerate(first)))}
     items.sort(key=lambda item: order.get(item.path.name, len(first)))
+    for item in items:
+        given = item.get_closest_marker("timeout")
+        seconds = given.args[0] if given else float(item.config.getini("timeout"))
+        patient = pytest.mark.timeout(seconds * support.PATIENCE)
+        item.add_marker(patient, append=False)
 
 
 # --- logs of what failed -------------------------------------------------------------
@@ -343,9 +349,9 @@ def chromium(_browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def chromium_page(chromium: Any) -> Any:
-    """A page of a real browser; its deadlines are 10 seconds."""
+    """A page of a real browser; its deadlines are 10 seconds, as elsewhere."""
     page = chromium.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(10_000 * support.PATIENCE)
     return page
 
 

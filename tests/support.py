@@ -43,6 +43,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = bool(os.environ.get("CI"))
+PATIENCE = 3.0 if IN_CI else 1.0
+"""By how much every deadline is longer: a machine of CI may be slow and have much to do
+at once, and nobody sits there waiting for a failure."""
+
 NEWEST = "newest"
 """Stands for the newest Python that test.sh found; see :func:`python_for`."""
 
@@ -63,8 +67,10 @@ def eventually(predicate: Callable[[], T], deadline: float = 10.0, what: str = "
     An AssertionError or OSError (so: a refused connection) counts as "not yet".
 
     Raises:
-        AssertionError: it was not true within ``deadline`` seconds; says what was last.
+        AssertionError: it was not true within ``deadline`` seconds (in CI, within
+            ``PATIENCE`` as many); says what was last.
     """
+    deadline *= PATIENCE
     end = time.monotonic() + deadline
     pause = 0.005
     while True:
@@ -79,7 +85,7 @@ def eventually(predicate: Callable[[], T], deadline: float = 10.0, what: str = "
             last = value
         if time.monotonic() >= end:
             waited = what or getattr(predicate, "__name__", "it")
-            raise AssertionError(f"{waited}: not within {deadline} s; last: {last!r}")
+            raise AssertionError(f"{waited}: not within {deadline:g} s; last: {last!r}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 
@@ -237,12 +243,13 @@ class Child:
 
     def wait(self, deadline: float = 30.0) -> int:
         """Wait for its end and return its status."""
+        deadline *= PATIENCE
         try:
             return self._process.wait(deadline)
         except subprocess.TimeoutExpired:
             self.abort()
             raise AssertionError(
-                f"{self.command} did not end within {deadline} s:\n{self.output}"
+                f"{self.command} did not end within {deadline:g} s:\n{self.output}"
             ) from None
 
     def wait_for(self, text: str, deadline: float = 30.0) -> str:
@@ -414,7 +421,7 @@ def http(
     request = urllib.request.Request(url, body, dict(headers), method=method)
     try:
         try:
-            answer = _opener.open(request, timeout=deadline)
+            answer = _opener.open(request, timeout=deadline * PATIENCE)
         except urllib.error.HTTPError as error:
             answer = error
         with answer:

@@ -79,7 +79,7 @@ def page(request: Any, scheme: str, chromium: Any) -> Iterator[Any]:
         viewport={"width": width, "height": height},
     )
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(10_000 * support.PATIENCE)
     yield page
     context.close()
 

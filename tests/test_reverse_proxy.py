@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from tests.support import (
+    PATIENCE,
     Child,
     Exporter,
     Pythons,
@@ -127,7 +128,7 @@ def nginx(
 def page(chromium: Any) -> Any:
     """A page of a browser that takes a certificate of our own making."""
     found = chromium.new_context(ignore_https_errors=True).new_page()
-    found.set_default_timeout(10_000)
+    found.set_default_timeout(10_000 * PATIENCE)
     return found
 
 
