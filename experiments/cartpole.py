@@ -12,7 +12,7 @@ import numpy as np
 
 import experiment_hooks as eh
 from experiment_hooks.integrations.gymnasium import EpisightVectorWrapper
-from experiments.linear import Bools, Floats, Ints, Memory, Tiles
+from experiments.linear import Bools, Floats, Ints, Memory, Tiles, Values
 from experiments.pictures import Picture, cart
 
 SPANS = (2.4, 3.0, 0.21, 3.0)  # position, velocity, angle, its velocity: +-, m, rad, s
@@ -63,16 +63,16 @@ class Learner:
     def __init__(self, plan: CartPole, run: eh.Run) -> None:
         self.plan, self.run = plan, run
         self.tiles = Tiles(SPANS)
-        self.weights = np.zeros((self.tiles.size, 2))
+        self.values = Values(self.tiles, 2)
         self.memory = Memory(plan.memory, self.tiles.tilings)
         self.rng = np.random.default_rng(plan.seed)
         self.epsilon = plan.epsilon
         envs = gymnasium.make_vec("CartPole-v1", plan.environments, "sync")
-        self.envs = EpisightVectorWrapper(envs, scores=self.values, images=picture)
+        self.envs = EpisightVectorWrapper(envs, scores=self.scores, images=picture)
 
-    def values(self, observation: Floats) -> dict[str, float]:
+    def scores(self, observation: Floats) -> dict[str, float]:
         """The action values, for who looks at an episode."""
-        left, right = self.weights[self.tiles(observation)].sum(axis=0)
+        left, right = self.values(self.tiles(observation))
         return {"left": left, "right": right}
 
     def learn(self) -> float:
@@ -98,7 +98,7 @@ class Learner:
 
     def _step(self, now: Ints, ended: Bools) -> tuple[Ints, Bools, Bools]:
         """A step of all; those that ended in the one before are reset by it."""
-        actions = self.weights[now].sum(axis=1).argmax(axis=1)
+        actions = self.values(now).argmax(axis=0)
         random = self.rng.random(len(actions)) < self.epsilon
         actions[random] = self.rng.integers(2, size=random.sum())
         observations, _, terminated, truncated, _ = self.envs.step(actions)
@@ -109,13 +109,11 @@ class Learner:
         return then, terminated, truncated
 
     def _update(self) -> None:
-        plan, weights = self.plan, self.weights
+        plan = self.plan
         now, action, then, fell = self.memory.sample(self.rng, plan.batch)
-        best = weights[then].sum(axis=1).max(axis=1)
+        best = self.values(then).max(axis=0)
         target = np.where(fell, 0.0, 1.0 + plan.gamma * best)
-        error = target - weights[now, action[:, None]].sum(axis=1)
-        step = plan.alpha / self.tiles.tilings
-        weights[now, action[:, None]] += step * error[:, None]
+        self.values.learn(now, action, target, plan.alpha)
 
 
 def picture(observation: Floats) -> dict[str, Picture]:

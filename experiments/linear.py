@@ -1,4 +1,4 @@
-"""Linear learning in NumPy: tile coding, and a memory of transitions.
+"""Linear learning in NumPy: tile coding, action values, a memory of transitions.
 
 Pure arrays; knows nothing of environments or hooks.
 """
@@ -59,6 +59,39 @@ class Tiles:
         return found
 
 
+class Values:
+    """Action values: for each action, the sum of the active tiles' weights.
+
+    All are 0 at first. ``take`` is several times faster than an index in brackets.
+    """
+
+    def __init__(self, tiles: Tiles, actions: int) -> None:
+        self._weights = np.zeros((actions, tiles.size))
+        self._tilings = tiles.tilings
+
+    def __call__(self, active: Ints) -> Floats:
+        """Of states with these active tiles, shape (..., tilings): (actions, ...)."""
+        found: Floats = self._weights.take(active, axis=1).sum(axis=-1)
+        return found
+
+    def learn(
+        self, active: Ints, actions: Ints, targets: Floats, alpha: float
+    ) -> Floats:
+        """A step of each value towards its target; return how far they were, (n,).
+
+        Args:
+            active: tiles, shape (n, tilings).
+            actions: one each, shape (n,).
+            targets: one each, shape (n,).
+            alpha: step size, over all tilings.
+        """
+        weights = self._weights.reshape(-1)  # a view, of one action after the other
+        places = active + actions[:, None] * self._weights.shape[1]
+        errors: Floats = targets - weights.take(places).sum(axis=1)
+        weights[places] += alpha / self._tilings * errors[:, None]
+        return errors
+
+
 class Memory:
     """The newest transitions: active tiles, action, active tiles after it, the end."""
 
@@ -82,8 +115,8 @@ class Memory:
         """Draw ``count`` with repetition: now, action, then, end; the first axis."""
         drawn = rng.integers(min(self._added, len(self._action)), size=count)
         return (
-            self._now[drawn],
-            self._action[drawn],
-            self._then[drawn],
-            self._end[drawn],
+            self._now.take(drawn, axis=0),
+            self._action.take(drawn),
+            self._then.take(drawn, axis=0),
+            self._end.take(drawn),
         )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import experiment_hooks as eh
 from experiment_hooks.integrations.gymnasium import EpisightWrapper
-from experiments.linear import Floats, Memory, Tiles
+from experiments.linear import Floats, Memory, Tiles, Values
 from experiments.pictures import Picture, rods
 
 ACTIONS = ("left", "none", "right")  # where the motor turns
@@ -111,11 +111,11 @@ class Learner:
         self.plan = plan
         self.run = run
         self.env = EpisightWrapper(
-            SwingUp(plan.deadline), scores=self.values, images=self.pictures
+            SwingUp(plan.deadline), scores=self.scores, images=self.pictures
         )
         self.rng = np.random.default_rng(plan.seed)
         self.tiles = Tiles(SPANS, circles=2)
-        self.weights = np.zeros((self.tiles.size, len(ACTIONS)))
+        self.values = Values(self.tiles, len(ACTIONS))
         self.memory = Memory(plan.memory, self.tiles.tilings)
         self.epsilon, self.alpha = plan.epsilon, plan.alpha
         self.now = self.tiles(np.zeros(4))  # the current state's tiles
@@ -127,9 +127,9 @@ class Learner:
             "replayed_transitions", help="Transitions learned from"
         )
 
-    def values(self, state: Floats) -> dict[str, float]:
+    def scores(self, state: Floats) -> dict[str, float]:
         """The action values, for who looks at an episode."""
-        values = self.weights[self.tiles(state)].sum(axis=0)
+        values = self.values(self.tiles(state))
         return dict(zip(ACTIONS, values.tolist(), strict=True))
 
     def pictures(self, state: Floats) -> dict[str, NDArray[Any]]:
@@ -138,7 +138,7 @@ class Learner:
         second, first = np.meshgrid(angles[::-1], angles, indexing="ij")
         velocities = [np.full_like(first, one) for one in state[2:]]
         tiles = self.tiles(np.stack([first, second, *velocities], axis=-1))
-        worth = self.weights[tiles].sum(axis=-2).max(axis=-1)
+        worth = self.values(tiles).max(axis=0)
         return {"frame": self.env.render(), "value": worth}
 
     def learn(self) -> float:
@@ -187,7 +187,7 @@ class Learner:
         """Some steps; return whether the tip is up, and whether the time is."""
         up = late = False
         for _ in range(self.plan.stretch):
-            action = int(self.weights[self.now].sum(axis=0).argmax())
+            action = int(self.values(self.now).argmax())
             if training and self.rng.random() < self.epsilon:
                 action = int(self.rng.integers(len(ACTIONS)))
             state, _, up, late, _ = self.env.step(action)
@@ -207,13 +207,10 @@ class Learner:
         All values start at 0, which is more than any turns out to be; so what was not
         yet tried looks best, and that is most of the exploration.
         """
-        plan, weights = self.plan, self.weights
+        plan = self.plan
         for _ in range(plan.batches):
             now, action, then, up = self.memory.sample(self.rng, plan.batch)
-            best = weights[then].sum(axis=1).max(axis=1)
-            target = np.where(up, 0.0, best - 1.0)
-            error = target - weights[now, action[:, None]].sum(axis=1)
-            step = self.alpha / self.tiles.tilings
-            weights[now, action[:, None]] += step * error[:, None]
+            target = np.where(up, 0.0, self.values(then).max(axis=0) - 1.0)
+            error = self.values.learn(now, action, target, self.alpha)
         self.td_error.set(float(np.abs(error).mean()))
         self.replayed.inc(plan.batches * plan.batch)

@@ -13,7 +13,7 @@ import pytest
 from experiment_hooks import wire
 from experiment_hooks.testing import Listener
 from experiments import pictures
-from experiments.linear import Memory, Tiles
+from experiments.linear import Memory, Tiles, Values
 from experiments.q_learning import QLearning, SwingUp
 from tests.support import (
     ROOT,
@@ -357,6 +357,16 @@ def test_the_ends_of_a_circle_meet() -> None:
     assert (one == other).all() or (one == other).sum() >= circle.tilings - 1
     one, other = line(ends)
     assert (one == other).sum() == 0
+
+
+def test_values_are_sums_of_weights_and_go_towards_their_targets() -> None:
+    values = Values(Tiles((1.0,), tilings=2, tiles=4), actions=2)
+    active = np.array([[0, 5], [1, 5]])
+    actions, targets = np.array([0, 1]), np.array([4.0, -2.0])
+    assert values.learn(active, actions, targets, alpha=0.5).tolist() == [4.0, -2.0]
+    assert values(active).tolist() == [[2.0, 1.0], [-0.5, -1.0]]
+    assert values(active[0]).tolist() == [2.0, -0.5]
+    assert values.learn(active, actions, targets, alpha=0.5).tolist() == [2.0, -1.0]
 
 
 def test_a_full_memory_forgets_the_oldest() -> None:
