@@ -26,7 +26,7 @@ STATUS_ERROR = 2
 NOT_READY = 503
 SOURCES = 8
 FULL = bool(os.environ.get("EPISIGHT_STORM"))
-PAUSE = 0.01 if FULL else 0.3
+PAUSE = 0.01 if FULL else 0.6
 PATIENCE = 900 if FULL else 60
 
 # So many processes at any time, each of a few seconds: what one of them did it prints

@@ -101,7 +101,7 @@ def test_a_busy_port_is_named(run_sh: RunSh, which: str) -> None:
 
 
 def test_exit_ends_with_the_experiment(run_sh: RunSh, tmp_path: Path) -> None:
-    child = run_sh("--exit", "quick")
+    child = run_sh("--exit", "quick", "experiment.episodes=40")
     assert child.wait(FIRST) == 0
     page = page_of(child)
     assert is_gone(page)
@@ -128,7 +128,7 @@ def test_a_failing_experiment_gives_its_status(run_sh: RunSh) -> None:
 
 
 def test_what_is_only_stopped_has_not_ended(run_sh: RunSh) -> None:
-    child = run_sh("--exit", "quick")
+    child = run_sh("--exit", "quick", "experiment.episodes=40")
     page = page_of(child)
     (run,) = eventually(lambda: http(page + "/api/v1/runs").json()["runs"], FIRST)
     found = http(f"{page}/api/v1/runs/{run['run']}").json()
