@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 from experiment_hooks import endings
 from experiment_hooks.errors import Terminated
 from experiment_hooks.saying import saying
-from experiment_hooks.sigterm import Sigterm
+from experiment_hooks.sigterm import LastMoment, Sigterm
 
 if TYPE_CHECKING:
     from experiment_hooks.run import Run
@@ -36,6 +36,7 @@ _finalizer_of = 0
 # The locks of all runs that ever were: a closed run's metrics may still be used.
 _locks: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _sigterm = Sigterm(lambda: bool(_open_runs))
+_last_moment = LastMoment()
 
 
 def current_run() -> "Optional[Run]":
@@ -155,7 +156,7 @@ def _exit() -> None:
     for run in reversed(list(_open_runs)):
         end_by_exit(run)
     if isinstance(getattr(sys, "last_value", None), Terminated) and not interactive():
-        _sigterm.ends_the_process = True
+        _last_moment.dies = True
 
 
 # The locks are held over the fork, so that the child gets totals that nobody was

@@ -2,7 +2,8 @@
 
 Owns the process's handler of that signal while a run is open. Runs on the main thread.
 Never takes the place of somebody else's handler, and leaves none behind: not after the
-last run, not in a forked child. No signal is lost that comes while the process forks.
+last run, not in a forked child. No signal is lost that comes while the process forks,
+unless it comes in a hook of a fork that was registered after this one's.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import os
 import signal
 import threading
 import time
-from typing import Callable
+from types import FrameType
+from typing import Callable, Optional
 
 from experiment_hooks.errors import Terminated
 
@@ -32,21 +34,14 @@ class _Fork(threading.local):
 
 
 class Sigterm:
-    """The handler; ``wanted`` tells whether a run is open.
-
-    Attributes:
-        ends_the_process: the interrupt went up to the top: once all exit calls are
-            made, the process ends as SIGTERM would have ended it.
-    """
+    """The handler; ``wanted`` tells whether a run is open."""
 
     def __init__(self, wanted: Callable[[], bool]) -> None:
-        self.ends_the_process = False
         self._wanted = wanted
         self._fork = _Fork()
         self._watches_forks = False
+        self._comes_again = False
         self._raised_at = -ONCE
-        # In __del__ the modules are gone.
-        self._die = functools.partial(signal.raise_signal, signal.SIGTERM)
 
     def install(self) -> str:
         """Take the default action's place; says why not, where that cannot be."""
@@ -68,11 +63,13 @@ class Sigterm:
         if self._watches_forks or not hasattr(os, "register_at_fork"):
             return
         self._watches_forks = True
-        os.register_at_fork(
-            before=self._block,
-            after_in_parent=self._unblock,
-            after_in_child=self._unblock_the_default,
-        )
+        unblock = {
+            "after_in_parent": self._unblock,
+            "after_in_child": self._unblock_the_default,
+        }
+        # Twice: another signal's exception, such as Ctrl-C's, may end one of them.
+        os.register_at_fork(before=self._block, **unblock)
+        os.register_at_fork(**unblock)
         # The first hook before a fork and the last one after it: with no line of Python
         # in them, so no handler can be called within.
         under_way = functools.partial(setattr, self._fork, "under_way")
@@ -88,15 +85,17 @@ class Sigterm:
         if not self._is_the_handler():
             return
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._fork.blocks = signal.SIGTERM not in blocked
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if signal.SIGTERM not in blocked:  # by a fork in the middle of which this is
+            self._fork.blocks = True
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def _unblock(self) -> None:
         if self._fork.blocks:
-            self._fork.blocks = False
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            self._fork.blocks = False
 
     def _unblock_the_default(self) -> None:
+        self._comes_again = False  # in the parent
         self.restore()
         self._unblock()
 
@@ -109,16 +108,14 @@ class Sigterm:
             with contextlib.suppress(ValueError):  # not the main thread: see __call__
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def __call__(self, number: int, frame: object) -> None:
+    def __call__(self, number: int, frame: Optional[FrameType]) -> None:
         """The signal has come.
 
         Raises:
             Terminated: in the main thread, wherever that is.
         """
-        if self._fork.under_way:  # what a hook of a fork raises, nobody gets
-            again = threading.Timer(A_MOMENT, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+        if self._fork.under_way or _warns(frame):  # what is raised there, nobody gets
+            self._put_off(number)
             return
         if not self._wanted():  # another thread has closed the last run
             self.restore()
@@ -129,7 +126,46 @@ class Sigterm:
             self._raised_at = now
             raise Terminated("SIGTERM")
 
+    def _put_off(self, number: int) -> None:
+        # Once for all that come: a second one may come within this very start, whose
+        # lock is not reentrant on Python 3.8.
+        if self._comes_again:
+            return
+        self._comes_again = True
+        again = threading.Timer(A_MOMENT, self._send, (number,))
+        again.daemon = True
+        try:
+            again.start()
+        except RuntimeError:  # no more threads are to be had: it is lost
+            self._comes_again = False
+
+    def _send(self, number: int) -> None:
+        self._comes_again = False
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _warns(frame: Optional[FrameType]) -> bool:
+    """Whether a warning is being shown, as there may be of a fork, after its hooks."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "warnings":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class LastMoment:
+    """Its end, with the interpreter's, may be the process's; nobody else may have it.
+
+    Attributes:
+        dies: the interrupt went up to the top: once all exit calls are made, and all
+            output is written, the process ends as SIGTERM would have ended it.
+    """
+
+    def __init__(self) -> None:
+        self.dies = False
+        # In __del__ the modules are gone.
+        self._die = functools.partial(signal.raise_signal, signal.SIGTERM)
+
     def __del__(self) -> None:
-        # The interpreter's last moments: exit calls are made, its output is written.
-        if self.ends_the_process:
+        if self.dies:
             self._die()

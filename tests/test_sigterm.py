@@ -1,6 +1,7 @@
 """``EPISIGHT_SIGTERM=1``: SIGTERM interrupts, and the process still dies of it."""
 
 import os
+import sys
 import textwrap
 from typing import Callable, List, Tuple
 
@@ -29,6 +30,9 @@ def handler():
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(20)
+
+def blocked():
+    return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 """
 
 
@@ -329,3 +333,104 @@ def test_a_mask_of_the_user_s_is_left_as_it_is(script: Callable[..., Finished]) 
         """,
         status=0,
     )
+
+
+def test_a_second_one_in_the_middle_of_a_fork_is_the_first_one_again(
+    script: Callable[..., Finished], listener: Listener
+) -> None:
+    """It may come while the first is put off, by a thread that is being started."""
+    script(
+        """
+        put_off = []
+
+        class Timer(threading.Timer):
+            def start(self):
+                put_off.append(self)
+                os.kill(os.getpid(), signal.SIGTERM)
+                super().start()
+
+        threading.Timer = Timer
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with eh.open_run("mug"):
+            if os.fork() == 0:
+                os._exit(0)
+            try:
+                time.sleep(20)
+            finally:
+                assert len(put_off) < 5, "and not again and again"
+        """
+    )
+    assert endings(listener) == [("stopped", "signal")]
+
+
+def test_a_fork_in_the_middle_of_a_fork_leaves_nothing_blocked(
+    script: Callable[..., Finished],
+) -> None:
+    script(
+        """
+        forked = []
+
+        def another():
+            if not forked:
+                forked.append(0)
+                forked[0] = os.fork()
+                if forked[0] == 0:
+                    os._exit(0)
+
+        os.register_at_fork(before=another)
+        with eh.open_run("mug"):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(blocked())
+            assert [os.waitpid(one, 0)[1] for one in (pid, *forked)] == [0, 0]
+            assert not blocked()
+        """,
+        status=0,
+    )
+
+
+@pytest.mark.parametrize("in_child", [True, False])
+def test_ctrl_c_in_the_middle_of_a_fork_leaves_nothing_blocked(
+    in_child: bool, script: Callable[..., Finished]
+) -> None:
+    found = script(
+        f"""
+        parent = os.getpid()
+
+        def interrupt(frame, event, arg):
+            if frame.f_code.co_name == "_unblock" and event == "call":
+                if (os.getpid() != parent) == {in_child}:
+                    sys.setprofile(None)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        with eh.open_run("mug"):
+            sys.setprofile(interrupt)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(blocked() or handler() != DEFAULT)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert not blocked()
+        """,
+        status=0,
+    )
+    assert "KeyboardInterrupt" in found.output, "Python told of it, and dropped it"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="older ones do not warn")
+def test_a_signal_while_a_fork_is_warned_of_interrupts_once_it_is_over(
+    script: Callable[..., Finished], listener: Listener
+) -> None:
+    script(
+        """
+        def show(*args, **keywords):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        with eh.open_run("mug"):
+            if os.fork() == 0:
+                os._exit(0)
+            time.sleep(20)
+        """
+    )
+    assert endings(listener) == [("stopped", "signal")]
